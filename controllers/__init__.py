@@ -1,0 +1,1 @@
+"""Controllers: run control, writers and the monitor service."""

@@ -1,0 +1,155 @@
+"""A run's document from its start to its closing: files finished, ledger spoken."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import structlog
+
+from controllers.documents import RunsTopic
+from controllers.plan_writer import PlanWriter
+from controllers.verify import account_of
+from freerun import __version__
+from freerun.errors import FreerunError
+from freerun.ledger import line
+from freerun.plan import Entry, Run
+from freerun.service import Service
+
+log = structlog.get_logger()
+
+
+class Closer:
+    """Keeps the documents of runs that are not closed, and closes them."""
+
+    def __init__(self, service: Service, runs: RunsTopic, writer: PlanWriter) -> None:
+        self._service, self._runs, self._writer = service, runs, writer
+        self._checking: threading.Thread | None = None
+        self._verdicts: dict[int, dict[str, Any]] = {}
+
+    def changed(self, command: dict[str, Any], entry: Entry) -> None:
+        """An entry was written: begin a document, or note the end in one."""
+        if entry.kind == "start" and entry.run is not None:
+            self._runs.put_run(self._begin(command, entry))
+
+    def _begin(self, command: dict[str, Any], entry: Entry) -> dict[str, Any]:
+        bench, plan = self._service.bench, self._writer.plan
+        assert plan.install is not None
+        kind = command.get("type") or next(iter(bench.run_types), "run")
+        run_type = bench.run_types.get(kind)
+        stop: dict[str, Any] = {}
+        if run_type is not None:
+            stop = {"time_ns": run_type.stop_after.time, "events": run_type.stop_after.events}
+        stop |= command.get("stop_after") or {}
+        return {
+            "run": entry.run, "state": "starting", "type": kind,
+            "comment": command.get("comment", ""), "shifter": command.get("shifter", ""),
+            "system": bench.system.name, "uuid": plan.install.uuid,
+            "first": entry.from_slice, "last": None, "slice_ns": plan.install.L,
+            "guard_ns": plan.install.G, "partitions": plan.install.P,
+            "t_start_ns": entry.from_slice * plan.install.L, "t_stop_ns": None, "exit": -1,
+            "sources": [s.id for s in bench.sources], "roster": dict(entry.roster),
+            "detectors": [d.id for d in bench.detectors],
+            "folder": str(self._service.data / f"Run{entry.run:06d}"),
+            "s3": f"s3://{bench.s3.bucket}/{bench.system.name}/Run{entry.run:06d}"
+            if bench.s3 else None,
+            "pipelines": [p.id for p in bench.pipelines],
+            "stop_after": {k: v for k, v in stop.items() if v},
+            "plan": {"seq": entry.seq, "anchors": dict(entry.anchors),
+                     "offsets": dict(entry.offsets), "clock": entry.clock},
+            "ledger": None, "n_events": 0, "live_ns": 0, "outputs": {}, "code": __version__,
+            "bench_toml": bench.text,
+        }  # fmt: skip
+
+    def should_stop(self, run: Run) -> bool:
+        """Has the run reached what it was to stop after? Time means experiment time."""
+        document = self._runs.documents.runs.get(run.number)
+        if document is None or document["last"] is not None:
+            return False
+        stop = document["stop_after"]
+        plan = self._writer.plan
+        if "time_ns" in stop:
+            wanted = run.first + -(-stop["time_ns"] // document["slice_ns"])
+            if plan.earliest(time.time_ns()) >= wanted:
+                return True
+        if "events" in stop:
+            written = sum(d.get("n_events", 0) for d in self._runs.documents.of_run(run.number).values())
+            return bool(written >= stop["events"])
+        return False
+
+    def is_out(self, run: Run) -> bool:
+        """Has every slice of the run left the lanes (or its document been closed)?"""
+        document = self._runs.documents.runs.get(run.number)
+        return document is not None and document["state"] in ("closed", "failed")
+
+    def turn(self) -> None:
+        """Bring every open document up to date; called again and again."""
+        now = time.time_ns()
+        for run in self._writer.plan.runs():
+            document = self._runs.documents.runs.get(run.number)
+            if document is None:
+                # the start entry was committed, the document was not yet: begin it now
+                self.changed({}, run.start)
+                continue
+            if document["state"] in ("closed", "failed"):
+                continue
+            changes = self._changes(run, document, now)
+            if any(document.get(k) != v for k, v in changes.items()):
+                self._runs.put_run(document | changes)
+
+    def _changes(self, run: Run, document: dict[str, Any], now: int) -> dict[str, Any]:
+        length = document["slice_ns"]
+        if run.last is None:
+            return {"state": "running" if now >= run.first * length else "starting"}
+        out = {"last": run.last, "t_stop_ns": (run.last + 1) * length}
+        if now < out["t_stop_ns"] and run.clock != "data":
+            return out | {"state": "stopping"}
+        outputs = self._runs.documents.of_run(run.number)
+        expected = {f"root_{p}" for w in self._service.bench.writes for p in w.what}
+        done = {n for n, d in outputs.items() if d.get("state") == "closed"}
+        if expected - done:
+            return out | {"state": "closing"}
+        verdict = self._verdict(run, outputs)
+        if verdict is None:
+            return out | {"state": "closing"}
+        ok = bool(verdict["ok"])
+        log.info("run_closed", run=run.number, ledger=verdict["line"])
+        complete = verdict["slices"]["complete"]
+        return out | {
+            "state": "closed", "exit": 0 if ok else 1, "ledger": verdict,
+            "n_events": verdict["events"]["stored"], "live_ns": complete * length,
+            "outputs": {n: d.get("files", []) for n, d in outputs.items()},
+        }  # fmt: skip
+
+    def _verdict(self, run: Run, outputs: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """The ledger's verdict; computed beside the main loop, so commands are still heard."""
+        if run.number in self._verdicts:
+            return self._verdicts[run.number]
+        if self._checking is None:
+            self._checking = threading.Thread(target=self._check, args=(run, outputs), daemon=True)
+            self._checking.start()
+        elif not self._checking.is_alive():
+            self._checking = None
+        return None
+
+    def _check(self, run: Run, outputs: dict[str, dict[str, Any]]) -> None:
+        service, plan = self._service, self._writer.plan
+        try:
+            verdicts = []
+            for pipeline in service.bench.pipelines:
+                stored = outputs.get(f"root_{pipeline.id}", {}).get("n_events")
+                account = account_of(service.address, service.topics, plan, run, pipeline.id,
+                                     0 if stored is None else int(stored))  # fmt: skip
+                if stored is None:  # nobody writes this pipeline
+                    account.events["stored"] = account.events["published"]
+                verdicts.append(account.verdict() | {"pipeline": pipeline.id})
+            verdict = next((v for v in verdicts if not v["ok"]), verdicts[0])
+            self._verdicts[run.number] = verdict | {"line": line(verdict)}
+        except FreerunError as error:
+            log.warning("ledger_delayed", run=run.number, error=str(error))
+            time.sleep(1)
+
+    def close(self) -> None:
+        if self._checking is not None:
+            self._checking.join(10)

@@ -1,0 +1,24 @@
+"""The local Kafka broker: one node in KRaft mode, from pinned jars, in a folder of its own.
+
+`start(folder)` returns when Kafka serves at `.address`; `stop(folder)` ends it; data and address
+stay for the next start.
+"""
+
+from __future__ import annotations
+
+from freerun.broker.jars import KAFKA_VERSION, default_cache, ensure_jars
+from freerun.broker.life import AlreadyRunning, Broker, Status, start, status, stop
+from freerun.broker.probe import brokers_at
+
+__all__ = [
+    "KAFKA_VERSION",
+    "AlreadyRunning",
+    "Broker",
+    "Status",
+    "brokers_at",
+    "default_cache",
+    "ensure_jars",
+    "start",
+    "status",
+    "stop",
+]

@@ -1,0 +1,53 @@
+"""Heartbeats: the state of every service, once a second, on a compacted topic."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+from freerun.kafka import BEGINNING, Publisher, Reader
+from freerun.topics import Topics
+
+PERIOD_S = 1.0
+
+
+class Heart:
+    """Beats for one service; `beat` is cheap and may be called as often as one likes."""
+
+    def __init__(self, publisher: Publisher, topics: Topics, role: str, name: str) -> None:
+        self._publisher, self._topic = publisher, topics.state
+        self._key = f"{role}/{name}"
+        self._fixed = {"role": role, "id": name, "pid": os.getpid(), "host": socket.gethostname()}
+        self._next = 0.0
+        self._state = ""
+
+    def due(self, state: str) -> bool:
+        """Is a beat due: a second is over, or the state has changed?"""
+        return time.monotonic() >= self._next or state != self._state
+
+    def beat(self, state: str, **counters: Any) -> None:
+        if not self.due(state):
+            return
+        self._next, self._state = time.monotonic() + PERIOD_S, state
+        value = self._fixed | {"state": state, "time_ns": time.time_ns()} | counters
+        self._publisher.publish(self._topic, json.dumps(value).encode(), self._key)
+
+
+def last_states(address: str, topics: Topics, timeout: float = 10.0) -> dict[str, dict[str, Any]]:
+    """The newest heartbeat of every service, read once: `role/id` → its record."""
+    reader = Reader(address, "state.once", committed=False, queue_mb=8)
+    where = (topics.state, 0)
+    out: dict[str, dict[str, Any]] = {}
+    try:
+        reader.assign({where: BEGINNING})
+        end = time.monotonic() + timeout
+        while not reader.at_end(where) and time.monotonic() < end:
+            for record in reader.poll(1000, 0.05):
+                if record.key and record.value:
+                    out[record.key.decode()] = json.loads(record.value)
+    finally:
+        reader.close()
+    return out

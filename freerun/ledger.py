@@ -1,0 +1,201 @@
+"""The account of a run: two chains and a link, per source; every difference has a name. Pure.
+
+    read      = in Kafka + malformed + quarantined + pre_start + dropped      (at the source)
+    in Kafka  = assembled + gap + broken + given up + after give-up + off roster
+                + quarantined + late + stale + duplicate                       (in the topic)
+    assembled = processed + failed;  processed = hits + other + masked + unknown
+    events    : built = published = stored
+    link      : rows in events - shared + unassigned = hits
+
+Rows that a killed source had sent but not closed count as read; what it had read and not sent
+cannot be known, and the account says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from freerun.assembler import BROKEN, GAP, GIVEN_UP, Bundle
+from freerun.wire import MARK, Part
+
+AT_SOURCE = ("malformed", "quarantined", "pre_start", "dropped")
+IN_TOPIC = (
+    "assembled", "gap", "broken", "given_up", "after_give_up", "off_roster", "quarantined_topic",
+    "late", "stale", "duplicate",
+)  # fmt: skip
+LOSSES = ("malformed", "quarantined", "dropped", "gap", "broken", "given_up", "after_give_up",
+          "off_roster", "quarantined_topic", "late", "stale", "failed")  # fmt: skip
+_WHY = {GAP: "gap", BROKEN: "broken", GIVEN_UP: "given_up"}
+
+
+@dataclass
+class SourceAccount:
+    """What one source did and what became of it; numbers are rows."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    base: dict[int, Mapping[str, int]] = field(default_factory=dict)  # incarnation → at its mark
+    last: dict[int, tuple[int, Mapping[str, int]]] = field(default_factory=dict)
+    open_rows: Counter[tuple[int, int]] = field(default_factory=Counter)  # (inc, k) → rows
+
+    def see(self, part: Part) -> None:
+        """One record of the source's topic, of a slice of the run (marks of any slice)."""
+        if part.part == MARK:
+            if part.close is not None:
+                self.base.setdefault(part.inc, part.close)
+            return
+        self.counts["in_kafka"] += part.rows
+        if part.late:
+            return
+        key = (part.inc, part.k)
+        self.open_rows[key] += part.rows
+        if part.closes and part.close is not None:
+            del self.open_rows[key]
+            if part.k >= self.last.get(part.inc, (-1, {}))[0]:
+                self.last[part.inc] = (part.k, part.close)
+
+    def close(self) -> None:
+        """Add up the closes: differences to the mark with which each incarnation began."""
+        for inc, (_, close) in self.last.items():
+            base = self.base.get(inc, {})
+            for name in ("read", *AT_SOURCE, "lost"):
+                self.counts[name] += close.get(name, 0) - base.get(name, 0)
+        unclosed = sum(self.open_rows.values())
+        self.counts["unclosed"] = unclosed
+        self.counts["read"] += unclosed
+
+
+@dataclass
+class Account:
+    """The whole run. Feed it, then ask for `verdict`."""
+
+    first: int
+    last: int
+    sources: dict[str, SourceAccount]
+    slices: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    gaps: list[str] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    assembled: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    why: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def bundle(self, bundle: Bundle) -> None:
+        """What the assembler, run again over the raw topic, says of a slice."""
+        for fragment in bundle.fragments:
+            account = self.sources[fragment.source]
+            account.counts["assembled"] += fragment.rows
+            close = fragment.close
+            self.assembled[(bundle.k, fragment.source)] = (fragment.rows, close.get("sum", 0))
+        for source, missing in bundle.missing.items():
+            self.sources[source].counts[_WHY[missing.why]] += missing.rows
+            self.why.setdefault(source, Counter())[f"{missing.why}: {missing.detail}"] += 1
+        self.trailing(bundle.counts)
+
+    def trailing(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Rows that were counted and not used."""
+        for source, mine in counts.items():
+            for name, n in mine.items():
+                if name == "quarantined_records":
+                    continue
+                told = "quarantined_topic" if name == "quarantined" else name
+                self.sources[source].counts[told] += n
+
+    def result(self, k: int, info: Mapping[str, Any], published: int) -> None:
+        """What the lanes published of a slice; `published` event rows."""
+        if k in self.seen:
+            self.slices["duplicate"] += 1
+            return
+        self.seen.add(k)
+        self.slices["complete" if info["complete"] and not info["failed"] else "incomplete"] += 1
+        self.events["built"] += int(info["n_events"])
+        self.events["published"] += published
+        for source, mine in info["sources"].items():
+            account = self.sources[source].counts
+            rows, total = self.assembled.pop((k, source), (None, 0))
+            if rows != mine["rows"]:
+                self.gaps.append(f"slice {k} {source}: assembled {rows}, processed {mine['rows']}")
+            elif mine.get("sum") is not None and total != mine["sum"] and not info["failed"]:
+                self.gaps.append(f"slice {k} {source}: the rows are not those the source closed")
+            account["live_slices"] += 1
+            if info["failed"]:
+                account["failed"] += mine["rows"]
+                continue
+            account["processed"] += mine["rows"]
+            for name in ("hits", "other", "masked", "unknown", "unassigned", "shared", "in_events"):
+                account[name] += mine.get(name, 0)
+
+    def stored(self, events: int) -> None:
+        self.events["stored"] += events
+
+    def verdict(self) -> dict[str, Any]:
+        """The account as JSON: totals, gaps with their names, and whether it closes."""
+        n = self.last - self.first + 1
+        missing = n - len(self.seen)
+        gaps = list(self.gaps)
+        if missing:
+            gaps.append(f"{missing} of {n} slices have no result")
+        if self.slices["duplicate"]:
+            gaps.append(f"{self.slices['duplicate']} slices were published twice")
+        for (k, source), (rows, _) in sorted(self.assembled.items()):
+            gaps.append(f"slice {k} {source}: {rows} rows assembled, not in its result")
+        per_source = {}
+        for source, account in self.sources.items():
+            account.close()
+            c = account.counts
+            for text, left, right in (
+                ("read = in Kafka + kept back", c["read"],
+                 c["in_kafka"] - c["duplicate"] - c["stale"] + sum(c[x] for x in AT_SOURCE)),
+                ("in Kafka = assembled + named", c["in_kafka"], sum(c[x] for x in IN_TOPIC)),
+                ("assembled = processed + failed", c["assembled"], c["processed"] + c["failed"]),
+                ("processed = hits + rest", c["processed"],
+                 c["hits"] + c["other"] + c["masked"] + c["unknown"]),
+                ("rows in events - shared + unassigned = hits",
+                 c["in_events"] - c["shared"] + c["unassigned"], c["hits"]),
+            ):  # fmt: skip
+                if left != right:
+                    gaps.append(f"{source}: {text}: {left} is not {right}")
+            named = {x: c[x] for x in LOSSES if c[x]}
+            per_source[source] = {
+                **{x: c[x] for x in ("read", "in_kafka", *AT_SOURCE, "unclosed", *IN_TOPIC,
+                                     "processed", "failed", "hits", "other", "masked", "unknown",
+                                     "in_events", "unassigned", "shared", "lost")},
+                "live_fraction": c["live_slices"] / n if n else 1.0,
+                "losses": named,
+                "why": dict(self.why.get(source, {})),
+            }  # fmt: skip
+        e = self.events
+        if not e["built"] == e["published"] == e["stored"]:
+            gaps.append(
+                f"events: built {e['built']}, published {e['published']}, stored {e['stored']}"
+            )
+        return {
+            "ok": not gaps,
+            "gaps": gaps[:50],
+            "slices": {"expected": n, "complete": self.slices["complete"],
+                       "incomplete": self.slices["incomplete"], "missing": missing},
+            "events": {x: e[x] for x in ("built", "published", "stored")},
+            "sources": per_source,
+            "losses": sum(sum(s["losses"].values()) for s in per_source.values()),
+        }  # fmt: skip
+
+
+def total(verdict: Mapping[str, Any], names: Iterable[str]) -> int:
+    """Sum of some columns over all sources."""
+    return sum(int(s[n]) for s in verdict["sources"].values() for n in names)
+
+
+def line(verdict: Mapping[str, Any]) -> str:
+    """The LEDGER line."""
+    if not verdict["ok"]:
+        more = f" (+{len(verdict['gaps']) - 1} more)" if len(verdict["gaps"]) > 1 else ""
+        return f"LEDGER has a gap: {verdict['gaps'][0]}{more}"
+    named = {}
+    for source, account in verdict["sources"].items():
+        for name, n in account["losses"].items():
+            named[f"{name} {source}"] = n
+    if not named:
+        return "LEDGER closed: every word read is accounted for, none lost, none twice"
+    what = ", ".join(f"{n} {name}" for name, n in named.items())
+    return f"LEDGER closed; named: {what}"

@@ -1,0 +1,1 @@
+"""Fragments to slices, slices to events and monitors."""

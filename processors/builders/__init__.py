@@ -1,0 +1,1 @@
+"""The event builders that come with freerun; each is a `freerun.builder.Builder`."""

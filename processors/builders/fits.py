@@ -1,0 +1,73 @@
+"""Segments that were kept: straight-line fits, and trigger words that free hits confirm."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from freerun.jit import kernel
+
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
+F64 = npt.NDArray[np.float64]
+F32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+LOOK = 48
+"""Hits looked at, at most, to confirm one trigger word."""
+
+
+@kernel
+def lines(
+    t: I64, layer: U8, cell: U8, t0: I64, hits: I32, lat: U8, wire: F64, z: F64, speed: float,
+    x: F32, slope: F32,
+) -> None:  # fmt: skip
+    """Least squares of wire ± speed·drift over z, for each segment of one chamber.
+
+    `wire` (4, cells) and `z` (4) in mm; writes the position at z = 0 in mm and dx/dz. Only
+    differences of times become floats, so the numbers do not depend on the slice.
+    """
+    for i in range(len(t0)):
+        n, sz, sx, szz, szx = 0, 0.0, 0.0, 0.0, 0.0
+        for k in range(4):
+            j = hits[i, k]
+            if j < 0:
+                continue
+            side = 1.0 if lat[i] >> k & 1 else -1.0
+            at = wire[layer[j], cell[j]] + side * speed * np.float64(t[j] - t0[i])
+            n += 1
+            sz += z[k]
+            sx += at
+            szz += z[k] * z[k]
+            szx += z[k] * at
+        rise = (n * szx - sz * sx) / (n * szz - sz * sz)
+        slope[i] = rise
+        x[i] = (sx - rise * sz) / n
+
+
+@kernel
+def free_layers(t: I64, layer: U8, used: Bool, t0: I64, lo: int, hi: int, out: U8) -> None:
+    """Layers with a hit that no segment uses in `[t0 + lo, t0 + hi]`, for each trigger word.
+
+    `t` and `t0` ascend.
+    """
+    begin = 0
+    for i in range(len(t0)):
+        while begin < len(t) and t[begin] - t0[i] < lo:
+            begin += 1
+        j, end, seen = begin, min(len(t), begin + LOOK), 0
+        while j < end and t[j] - t0[i] <= hi:
+            if not used[j]:
+                seen |= 1 << layer[j]
+            j += 1
+        out[i] = (seen & 1) + (seen >> 1 & 1) + (seen >> 2 & 1) + (seen >> 3 & 1)
+
+
+@kernel
+def mark_used(hits: I32, used: Bool) -> None:
+    """Set `used` of every hit of the segments (s, 4)."""
+    for i in range(len(hits)):
+        for k in range(4):
+            if hits[i, k] >= 0:
+                used[hits[i, k]] = True

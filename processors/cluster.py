@@ -1,0 +1,94 @@
+"""The one module that speaks Dask: a lane's work as tasks that follow each other on a worker."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Future
+
+from processors.task import lane_task
+
+GRACE_S = 5.0  # a task may take this much longer than asked before its worker counts as gone
+
+
+@dataclass
+class Running:
+    """One task on its way."""
+
+    future: Future
+    worker: str
+    asked_s: float
+    begun: float  # when it became the first in its worker's queue
+
+
+class Cluster:
+    """A client of the scheduler named in a file that the scheduler itself writes."""
+
+    def __init__(self, scheduler_file: Path, timeout_s: float = 30.0) -> None:
+        self._client = Client(
+            scheduler_file=str(scheduler_file), timeout=f"{timeout_s}s",
+            heartbeat_interval="1s", set_as_default=False,
+        )  # fmt: skip
+        self._numbers = itertools.count()
+        self._queues: dict[str, list[Running]] = {}
+
+    @property
+    def dashboard(self) -> str:
+        return str(self._client.dashboard_link)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._client.status == "running")
+
+    def workers(self) -> list[str]:
+        """Addresses of the workers that the scheduler knows now, sorted."""
+        return sorted(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def keep_busy(self, worker: str, spec: dict[str, Any], partitions: list[int], seconds: float) -> None:
+        """Let two tasks be queued on the worker, so that it never waits for the scheduler."""
+        queue = self._queues.setdefault(worker, [])
+        while len(queue) < 2:
+            future = self._client.submit(
+                lane_task, spec, partitions, seconds,
+                key=f"lane-{spec['pipeline']}-{spec['generation']}-{next(self._numbers)}",
+                workers=[worker], allow_other_workers=False, pure=False, retries=0,
+            )  # fmt: skip
+            queue.append(Running(future, worker, seconds, time.monotonic()))
+
+    def done(self) -> list[tuple[str, dict[str, Any] | BaseException]]:
+        """Results of the finished tasks, worker by worker."""
+        out: list[tuple[str, dict[str, Any] | BaseException]] = []
+        for worker, queue in self._queues.items():
+            while queue and queue[0].future.done():
+                future = queue.pop(0).future
+                if queue:
+                    queue[0].begun = time.monotonic()
+                error = None if future.status == "finished" else _error(future)
+                out.append((worker, error if error is not None else future.result()))
+        return out
+
+    def overdue(self, grace_s: float = GRACE_S) -> list[str]:
+        """Workers whose first task takes too long: whatever the scheduler thinks of them."""
+        now = time.monotonic()
+        return [w for w, q in self._queues.items() if q and now - q[0].begun > q[0].asked_s + grace_s]
+
+    def drop(self, worker: str) -> None:
+        """Forget a worker's tasks; what they may still do is fenced."""
+        for running in self._queues.pop(worker, []):
+            running.future.cancel(force=True)
+
+    def close(self) -> None:
+        for worker in list(self._queues):
+            self.drop(worker)
+        self._client.close(timeout=2)
+
+
+def _error(future: Future) -> BaseException:
+    if future.status == "error":
+        error = future.exception()
+        return error if isinstance(error, BaseException) else RuntimeError(str(error))
+    return RuntimeError(f"the task was {future.status}")

@@ -1,0 +1,272 @@
+"""A lane: one worker with the partitions it owns now. Fetch, assemble, compute, commit.
+
+The same object runs inside a Dask task and inline; a worker's only state is what it can read
+again, so the answer to any error is to forget a partition and take it over once more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from freerun.assembler import Bundle
+from freerun.kafka import Fenced, Reader, Transactional
+from freerun.plan import HOST, Plan
+from freerun.planlog import PlanLog
+from freerun.topics import Topics
+from processors.owner import Outdated, Owner, take_over
+from processors.pipeline import Pipeline, SliceResult
+
+log = structlog.get_logger()
+
+PLAN_EVERY_S = 0.05
+BATCH = 8  # slices of one partition in one transaction, under backlog
+TRIES = 3  # failures of a kernel before its slice leaves as failed
+BACK_OFF_S = (0.1, 0.3, 1.0, 3.0)
+
+
+@dataclass
+class Backlog:
+    """What a lane tells of one call of `run`."""
+
+    slices: int = 0
+    words: int = 0
+    events: int = 0
+    failed: int = 0
+    retaken: int = 0
+    busy_s: float = 0.0
+    next: dict[int, int] = field(default_factory=dict)
+    lost: list[int] = field(default_factory=list)  # partitions that a later generation owns
+    newest_ns: int = 0
+
+
+class Lane:
+    """Owns partitions of `pipeline` for one generation of the loop."""
+
+    def __init__(
+        self, address: str, topics: Topics, pipeline: Pipeline, sources: list[str],
+        partitions: int, generation: int, timeout_ms: int = 15_000,
+    ) -> None:  # fmt: skip
+        self._address, self._topics, self._pipeline = address, topics, pipeline
+        self._sources, self._P, self._generation = sources, partitions, generation
+        self._timeout_ms = timeout_ms
+        name = f"{topics.group(pipeline.name)}.lane.{os.getpid()}"
+        self._reader = Reader(address, name, group=topics.group(pipeline.name))
+        self._log = PlanLog(address, topics, name)
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="commit")
+        self._owners: dict[int, Owner] = {}
+        self._source_of = {topics.raw(s): s for s in sources}
+        self._again: dict[int, tuple[float, int]] = {}  # partition → not before, tries
+        self._kernel_failures: Counter[tuple[int, int]] = Counter()
+        self._plan_at = 0.0
+        self._wanted: set[int] = set()
+
+    # ------------------------------------------------------------------ life
+
+    def run(
+        self, wanted: Iterable[int], duration_s: float, until: Callable[[], bool] | None = None
+    ) -> Backlog:
+        """Work on the partitions `wanted` for a while; returns what was done."""
+        out = Backlog()
+        self._wanted = set(wanted)
+        for p in set(self._owners) - self._wanted:
+            self._forget(p)
+        end = time.monotonic() + duration_s
+        begun = time.process_time()
+        while time.monotonic() < end and not (until is not None and until()):
+            self.step(out)
+        self._settle(out)
+        out.busy_s = time.process_time() - begun
+        out.next = {p: o.assembler.next for p, o in self._owners.items()}
+        return out
+
+    def close(self) -> None:
+        self._settle(Backlog())
+        for p in list(self._owners):
+            self._forget(p)
+        self._pool.shutdown()
+        self._log.close()
+        self._reader.close()
+
+    @property
+    def plan(self) -> Plan:
+        return self._log.plan
+
+    def step(self, out: Backlog) -> None:
+        """One turn: plan, records, ready slices, commits."""
+        if time.monotonic() >= self._plan_at:
+            if self._log.poll(timeout=1.0):
+                for owner in self._owners.values():
+                    self._guarded(owner.p, lambda o=owner: o.offer_again(self.plan), out)
+            self._plan_at = time.monotonic() + PLAN_EVERY_S
+            self._take_over_missing(out)
+            for owner in list(self._owners.values()):
+                self._guarded(owner.p, lambda o=owner: self._assign(o), out)
+        busy = any(o.committing for o in self._owners.values())
+        records = self._reader.poll(500, 0.005 if busy else 0.03)
+        for record in records:
+            owner = self._owners.get(record.partition)
+            if owner is not None:
+                owner.offer(record, self._source_of[record.topic], self.plan)
+        for p in list(self._owners):
+            self._guarded(p, lambda p=p: self._work(self._owners[p], out), out)
+        self._flow()
+
+    def _guarded(self, p: int, work: Callable[[], None], out: Backlog) -> None:
+        """Any exception for a partition: forget everything of it, take over again later."""
+        try:
+            work()
+        except Outdated:
+            out.lost.append(p)
+            self._wanted.discard(p)
+            self._forget(p)
+        except Exception as error:  # the one place where a lane's errors end
+            tries = self._again.get(p, (0.0, 0))[1]
+            wait = BACK_OFF_S[min(tries, len(BACK_OFF_S) - 1)]
+            log.warning("partition_retaken", partition=p, error=str(error),
+                        kind=type(error).__name__, wait_s=wait)  # fmt: skip
+            self._again[p] = (time.monotonic() + wait, tries + 1)
+            out.retaken += 1
+            self._forget(p)
+
+    def _forget(self, p: int) -> None:
+        owner = self._owners.pop(p, None)
+        if owner is not None:
+            self._reader.unassign((self._topics.raw(s), p) for s in self._sources)
+            if owner.commit is not None:
+                owner.commit.exception()  # wait: a commit in flight still uses the producer
+            owner.transactions.close()
+
+    # ------------------------------------------------------------------ take-over
+
+    def _take_over_missing(self, out: Backlog) -> None:
+        for p in sorted(self._wanted - set(self._owners)):
+            if time.monotonic() >= self._again.get(p, (0.0, 0))[0]:
+                self._guarded(p, lambda p=p: self._take_over(p), out)
+
+    def _take_over(self, p: int) -> None:
+        tid = self._topics.lane_id(self._pipeline.name, p)
+        transactions = Transactional(self._address, tid, self._timeout_ms)
+        try:
+            self._owners[p] = take_over(
+                p, self._generation, self._topics, self._pipeline.name, self._sources,
+                self.plan, self._reader, transactions, self._P,
+            )  # fmt: skip
+        except BaseException:
+            transactions.close()
+            raise
+
+    def _assign(self, owner: Owner) -> None:
+        """Begin to read sources that the plan names and that are not read yet."""
+        known = owner.assembler.sources
+        missing = [s for s in self._sources if s not in known]
+        if not missing:
+            return
+        first_named: dict[str, int] = {}
+        for entry in self.plan.entries:
+            if entry.kind != "give_up" and entry.run is not None:
+                for source in entry.roster:
+                    first_named.setdefault(source, entry.time_ms)
+        for source in missing:
+            where = (self._topics.raw(source), owner.p)
+            resume = owner.committed.get(source)
+            if resume is None:
+                if source not in first_named:
+                    continue
+                from freerun.assembler import Resume
+
+                offset = self._reader.offsets_at([where], first_named[source])[where]
+                resume = Resume(offset, {})
+            owner.assembler.add_source(source, resume)
+            self._reader.assign({where: resume.offset})
+
+    # ------------------------------------------------------------------ work
+
+    def _work(self, owner: Owner, out: Backlog) -> None:
+        if owner.commit is not None:
+            if not owner.commit.done():
+                return
+            self._reap(owner, out)
+        results: list[SliceResult] = []
+        while len(results) < BATCH:
+            bundle = owner.assembler.ready(
+                self.plan, time.time_ns(), lambda s, seq: self._caught_up(owner, s, seq)
+            )
+            if bundle is None:
+                break
+            results.append(self._compute(owner, bundle, out))
+            if (owner.p, bundle.k) in self._kernel_failures:
+                break  # after a failure one slice at a time
+        if results:
+            owner.start_commit(results, self._pool, self._reader.group_metadata())
+
+    def _compute(self, owner: Owner, bundle: Bundle, out: Backlog) -> SliceResult:
+        key = (owner.p, bundle.k)
+        if self._kernel_failures[key] >= TRIES:
+            result = self._pipeline.failed(bundle, f"the kernels failed {TRIES} times")
+            out.failed += 1
+        else:
+            try:
+                result = self._pipeline.process(bundle)
+            except Exception:
+                self._kernel_failures[key] += 1
+                raise
+        if self._kernel_failures[key] == 0:
+            del self._kernel_failures[key]
+        out.slices += 1
+        out.words += sum(f.rows for f in bundle.fragments)
+        out.events += int(result.info["n_events"])
+        out.newest_ns = max(out.newest_ns, (bundle.k + 1) * self._pipeline.L)
+        return result
+
+    def _reap(self, owner: Owner, out: Backlog) -> None:
+        assert owner.commit is not None
+        error = owner.commit.exception()
+        owner.commit = None
+        if isinstance(error, Fenced) and self._newer_generation(owner.p):
+            raise Outdated(str(error))
+        if error is not None:
+            raise error
+        self._again.pop(owner.p, None)
+
+    def _newer_generation(self, p: int) -> bool:
+        """"Fenced" can also mean a time-out: the committed generation tells them apart."""
+        import json
+
+        found = self._reader.committed([(self._topics.raw(s), p) for s in self._sources])
+        return any(json.loads(f.metadata)["g"] > self._generation for f in found.values())
+
+    def _caught_up(self, owner: Owner, source: str, seq: int) -> bool:
+        """Was this partition of the source read to where it ended after entry `seq` was known?"""
+        where = (self._topics.raw(source), owner.p)
+        if (source, seq) not in owner.highs:
+            owner.highs[(source, seq)] = self._reader.high(where)
+        return owner.assembler.sources[source].position >= owner.highs[(source, seq)]
+
+    def _settle(self, out: Backlog) -> None:
+        """Wait for the commits in flight, so that a task leaves nothing open behind it."""
+        for p in list(self._owners):
+            owner = self._owners[p]
+            if owner.commit is not None:
+                owner.commit.exception()
+                self._guarded(p, lambda o=owner: self._reap(o, out), out)
+
+    def _flow(self) -> None:
+        """Pause sources that are too far ahead, resume the others."""
+        for p, owner in self._owners.items():
+            far = owner.assembler.too_far(self.plan)
+            for names, act in ((far - owner.paused, self._reader.pause),
+                               (owner.paused - far, self._reader.resume)):  # fmt: skip
+                if names:
+                    act([(self._topics.raw(s), p) for s in names])
+            owner.paused = far
+
+
+__all__ = ["HOST", "Backlog", "Lane"]

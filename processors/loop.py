@@ -1,0 +1,144 @@
+"""The loop of a pipeline: partitions to live workers, a second of work at a time.
+
+A loop has a generation, the offset of its record on the control topic; mapping the partitions
+anew begins the next one, so a worker that was thought dead can never come back to the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from freerun.heartbeat import Heart
+from freerun.kafka import Outgoing, Publisher, Transactional
+from freerun.service import Service
+from freerun.slices import slice_of
+from processors.cluster import Cluster
+from processors.setup import lane_of, spec_of
+
+log = structlog.get_logger()
+TASK_S = 1.0
+
+
+class Loop:
+    """Drives one pipeline, inline or on Dask."""
+
+    def __init__(self, service: Service, pipeline: str) -> None:
+        self._service, self._pipeline = service, pipeline
+        topics, address = service.topics, service.address
+        self._fence = Transactional(address, f"{topics.group(pipeline)}.loop")
+        self._fence.init()
+        self._publisher = Publisher(address, f"{topics.group(pipeline)}.loop.news")
+        self._heart = Heart(self._publisher, topics, "loop", pipeline)
+        self._partitions = list(range(service.bench.cluster.partitions))
+        self._next: dict[int, int] = {}
+        self._totals: Counter[str] = Counter()
+        self._busy_s = 0.0
+        self._errors = 0
+        self._last_error = ""
+
+    def _begin(self) -> dict[str, Any]:
+        """A new generation, and what its workers must know."""
+        record = {"started": "loop", "pipeline": self._pipeline, "pid": os.getpid(),
+                  "time_ns": time.time_ns()}  # fmt: skip
+        control = self._service.topics.control
+        generation = self._fence.commit([Outgoing(control, 0, json.dumps(record).encode())])[0]
+        args = self._service.args
+        log.info("generation", pipeline=self._pipeline, generation=generation)
+        return spec_of(args.bench, args.cluster, self._service.bench, self._service.address,
+                       self._pipeline, generation)  # fmt: skip
+
+    # ------------------------------------------------------------------ inline
+
+    def run_inline(self, stopping: Callable[[], bool]) -> None:
+        """Kafka without Dask: the lane in this process."""
+        spec = self._begin()
+        lane = lane_of(spec)
+        try:
+            while not stopping():
+                self._account(vars(lane.run(self._partitions, TASK_S, stopping)))
+                self._beat(spec, ["inline"], "")
+        finally:
+            lane.close()
+            self._heart.beat("STOPPED")
+            self._publisher.flush(2)
+
+    # ------------------------------------------------------------------ Dask
+
+    def run_dask(self, scheduler_file: Path, stopping: Callable[[], bool]) -> None:
+        """Two tasks queued on every worker, until told to stop."""
+        while not stopping():
+            try:
+                cluster = Cluster(scheduler_file)
+            except (OSError, TimeoutError) as error:
+                log.warning("no_scheduler", error=str(error), hint="waiting for it to come back")
+                self._beat({"generation": -1}, [], "", "WAITING")
+                time.sleep(0.5)
+                continue
+            try:
+                self._drive(cluster, stopping)
+            except (OSError, TimeoutError, RuntimeError) as error:
+                log.warning("cluster_lost", error=str(error), kind=type(error).__name__)
+            finally:
+                cluster.close()
+        self._heart.beat("STOPPED")
+        self._publisher.flush(2)
+
+    def _drive(self, cluster: Cluster, stopping: Callable[[], bool]) -> None:
+        mapped: dict[str, list[int]] = {}
+        banned: dict[str, float] = {}
+        spec: dict[str, Any] = {"generation": -1}
+        while not stopping() and cluster.alive:
+            now = time.monotonic()
+            for worker in cluster.overdue():
+                log.warning("worker_overdue", worker=worker)
+                cluster.drop(worker)
+                banned[worker] = now + 30.0
+            live = [w for w in cluster.workers() if banned.get(w, 0.0) < now]
+            if sorted(mapped) != live and live:
+                for worker in mapped:
+                    cluster.drop(worker)
+                spec = self._begin()
+                mapped = {w: self._partitions[i :: len(live)] for i, w in enumerate(live)}
+            for worker, partitions in mapped.items():
+                if worker in live:
+                    cluster.keep_busy(worker, spec, partitions, TASK_S)
+            for worker, result in cluster.done():
+                if isinstance(result, BaseException):
+                    self._errors += 1
+                    self._last_error = f"{type(result).__name__}: {result}"
+                    log.error("task_failed", worker=worker, error=self._last_error)
+                    time.sleep(0.2)
+                else:
+                    self._account(result)
+            self._beat(spec, live, cluster.dashboard, "RUNNING" if live else "WAITING")
+            time.sleep(0.05)
+
+    # ------------------------------------------------------------------ news
+
+    def _account(self, done: dict[str, Any]) -> None:
+        self._next.update({int(p): k for p, k in done["next"].items()})
+        for name in ("slices", "words", "events", "failed", "retaken"):
+            self._totals[name] += done[name]
+        self._busy_s += done["busy_s"]
+        for p in done["lost"]:
+            log.warning("partition_lost", partition=p, hint="a later loop owns it")
+
+    def _beat(
+        self, spec: dict[str, Any], workers: list[str], dashboard: str, state: str = "RUNNING"
+    ) -> None:
+        if self._heart.due(state):
+            now = slice_of(time.time_ns(), self._service.bench.time.slice)
+            behind = max((now - k for k in self._next.values()), default=0)
+            self._heart.beat(
+                state, generation=spec["generation"], workers=workers, dask=dashboard,
+                lag_slices=behind, next=self._next, busy_s=self._busy_s, errors=self._errors,
+                error=self._last_error, **self._totals,
+            )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Device to fragments in Kafka: drivers, sequencer, sender."""

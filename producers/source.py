@@ -1,0 +1,257 @@
+"""One source process: driver, sequencer, sender, and what it says of itself once a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+
+from freerun import words
+from freerun.config.sources import Source
+from freerun.driver import Block, Driver
+from freerun.heartbeat import Heart, last_states
+from freerun.kafka import Publisher
+from freerun.plan import DATA
+from freerun.planlog import PlanLog
+from freerun.rows import WordCodec, codec
+from freerun.service import Service
+from freerun.slices import slice_of
+from freerun.ticks import Clock
+from producers.promise import Promises
+from producers.sender import PartSender
+from producers.sequencer import Sequencer
+
+log = structlog.get_logger()
+
+PLAN_EVERY_S = 0.1
+EARLY_NS = 300_000_000  # reading for a run begins this long before its first slice
+ERROR_AFTER = 10_000  # impossible times in a row before the source says ERROR
+
+
+@dataclass
+class Windows:
+    """Reorder windows and sanity of a source, in its ticks."""
+
+    late: dict[int, int]
+    hold: int
+    sanity: int
+
+    @classmethod
+    def of(cls, source: Source, clock: Clock) -> Windows:
+        def ticks(ns: int) -> int:
+            return -(-ns * clock.den // clock.num)
+
+        late = {words.HIT: ticks(source.late.hit), words.TRIGGER: ticks(source.late.trigger)}
+        return cls(late, ticks(max(source.flush, 1)), ticks(source.sanity.hit))
+
+
+class SourceProcess:
+    """Runs a driver until it is told to stop."""
+
+    def __init__(self, service: Service, source: Source, driver: Driver) -> None:
+        self._service, self._source, self._driver = service, source, driver
+        bench, topics, name = service.bench, service.topics, source.id
+        self._L, self._P, self._G = bench.time.slice, bench.cluster.partitions, bench.time.guard
+        known = last_states(service.address, topics).get(f"source/{name}", {})
+        self.inc = max(time.time_ns() // 1_000_000, int(known.get("inc", 0)) + 1)
+        self._publisher = Publisher(service.address, f"{topics.system}.source.{name}")
+        self._heart = Heart(self._publisher, topics, "source", name)
+        self._log = PlanLog(service.address, topics, f"{topics.system}.source.{name}")
+        self._sender = PartSender(service.address, topics.raw(name), f"{topics.system}.raw.{name}")
+        self._sequencer: Sequencer | None = None
+        self._clock: Clock | None = None
+        self._promise: int | None = None
+        self._read = 0
+        self._bytes = 0
+        self._malformed = self._lost = 0  # as the driver said last
+        self._malformed_before = self._lost_before = 0
+        self._ended = False
+        self._data_clock = False
+
+    # ------------------------------------------------------------------ main loop
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        self._driver.open()
+        try:
+            plan_at = 0.0
+            while not stopping():
+                if time.monotonic() >= plan_at:
+                    self._follow_plan()
+                    plan_at = time.monotonic() + PLAN_EVERY_S
+                self._turn()
+                self._sender.poll()
+                self._beat()
+        finally:
+            self._driver.close()
+            self._sender.flush(10)
+            self._heart.beat("STOPPED", **self._counters())
+            self._publisher.flush(2)
+
+    def _turn(self) -> None:
+        if self._ended or (self._data_clock and not self._armed):
+            time.sleep(0.02)
+        elif not self._armed or self._is_early():
+            self._driver.skip()  # a live device is emptied, so that nothing old waits in it
+            time.sleep(0.02)
+        else:
+            block = self._driver.read()
+            if block is not None:
+                self._take(block)
+
+    @property
+    def _armed(self) -> bool:
+        return self._sequencer is not None and self._sequencer.first is not None
+
+    def _is_early(self) -> bool:
+        """Is the first slice still so far away that nothing read now can matter to it?"""
+        s = self._sequencer
+        assert s is not None and s.first is not None
+        early = s.first * self._L - EARLY_NS
+        return not self._data_clock and s.next == s.first and time.time_ns() < early
+
+    def _take(self, block: Block) -> None:
+        s, clock = self._sequencer, self._clock
+        if s is None or clock is None:
+            return
+        self._malformed, self._lost = block.malformed, block.lost
+        s.dropping = self._sender.full
+        s.malformed = block.malformed - self._malformed_before
+        s.lost = block.lost - self._lost_before
+        windows = self._windows
+        reference = self._reference(s, clock)
+        n = len(block.rows)
+        if n and s.first is not None:
+            self._read += n
+            self._bytes += n * s.codec.bytes_per_row(block.rows)
+            for out in s.offer(
+                block.rows, reference - windows.sanity, reference + windows.sanity, reference
+            ):
+                self._sender.send(out)
+            if block.promise is None and isinstance(s.codec, WordCodec):
+                decoded = words.decode(block.rows, s.codec.format, reference)
+                good = (decoded.kind == words.HIT) | (decoded.kind == words.TRIGGER)
+                good &= np.abs(decoded.tick - reference) <= windows.sanity
+                lanes = decoded.board.astype(np.int64) * 256 + decoded.kind
+                self._promises.see(lanes[good], decoded.tick[good])
+        promise = block.promise
+        if promise is None:
+            now = None if self._data_clock else clock.tick_at(time.time_ns())
+            promise = self._promises.promise(now)
+        if block.end:
+            self._ended = True
+            if self._data_clock and s.end is not None:
+                promise = clock.tick_at(s.end * self._L + 2 * self._G) + 1
+        if promise is not None:
+            self._promise = promise
+            for out in s.advance(promise):
+                self._sender.send(out)
+
+    def _reference(self, s: Sequencer, clock: Clock) -> int:
+        """A tick near what is being read: now, or in recorded data the newest seen."""
+        if not self._data_clock:
+            return clock.tick_at(time.time_ns())
+        if s.newest is not None:
+            return s.newest
+        first = self._driver.first_tick()
+        return first if first is not None else clock.tick_at((s.first or 0) * self._L)
+
+    # ------------------------------------------------------------------ plan
+
+    def _follow_plan(self) -> None:
+        if not self._log.poll(timeout=0.5):
+            return
+        plan, name = self._log.plan, self._source.id
+        now = slice_of(time.time_ns(), self._L)
+        s = self._sequencer
+        at = now if s is None or s.first is None else s.next
+        interval = plan.next_border(0 if self._runs_on_data() else at, name)
+        if interval is None:
+            if s is not None and s.first is not None:
+                s.border(at)
+            return
+        first, end = interval
+        if s is not None and s.first is not None:
+            s.border(end)
+            return
+        if self._ended:
+            return
+        entry = plan.base(first)
+        assert entry is not None
+        self._data_clock = entry.clock == DATA
+        if not self._data_clock:
+            first = max(first, now + 2)
+            if end is not None and first >= end:
+                return
+        elif s is not None:
+            return  # a recording is read once
+        self._arm(first, end, entry.anchors, entry.offsets)
+
+    def _runs_on_data(self) -> bool:
+        entries = self._log.plan.entries
+        return bool(entries) and entries[-1].clock == DATA
+
+    def _arm(
+        self, first: int, end: int | None, anchors: Any, offsets: Any
+    ) -> None:
+        source, driver = self._source, self._driver
+        anchor = anchors.get(source.domain, driver.estimate_anchor() or 0)
+        driver.set_anchor(anchor)
+        tick = driver.tick
+        clock = Clock(anchor, tick.numerator, tick.denominator, offsets.get(source.id, 0))
+        self._clock = clock
+        self._windows = Windows.of(source, clock)
+        late = self._windows.late
+        self._promises = Promises(late, max(late.values()), self._windows.hold)
+        self._malformed_before, self._lost_before = self._malformed, self._lost
+        if self._sequencer is None:
+            self._sequencer = Sequencer(
+                source.id, self.inc, codec(driver.schema), clock, self._L, self._P, self._G
+            )
+        self._sequencer.clock = clock
+        log.info("armed", source=source.id, first=first, end=end, anchor=anchor)
+        for out in self._sequencer.arm(first, end):
+            self._sender.send(out)
+
+    # ------------------------------------------------------------------ heartbeat
+
+    def _beat(self) -> None:
+        if self._heart.due(self._state()):
+            self._heart.beat(self._state(), **self._counters())
+
+    def _state(self) -> str:
+        s = self._sequencer
+        if s is not None and s.quarantined_in_a_row > ERROR_AFTER:
+            return "ERROR"
+        if self._sender.full:
+            return "DROPPING"
+        if s is not None and s.first is not None:
+            return "RUNNING"
+        return "ENDED" if self._ended else "READY"
+
+    def _counters(self) -> dict[str, Any]:
+        s, clock = self._sequencer, self._clock
+        now = time.time_ns()
+        age = None
+        if s is not None and s.first is not None and clock and self._promise is not None:
+            age = (now - clock.ns(self._promise)) / 1e9
+        return {
+            "inc": self.inc,
+            "first": s.first if s is not None and s.first is not None else slice_of(now, self._L) + 2,
+            "closed": self._sender.acked_close,
+            "read": self._read,
+            "read_bytes": self._bytes,
+            "spool": self._sender.waiting_bytes,
+            "promise_age_s": age,
+            "anchor": self._driver.estimate_anchor(),
+            "domain": self._source.domain,
+            "late": s.totals["late"] if s else 0,
+            "quarantined": s.totals["quarantined"] if s else 0,
+            "malformed": s.totals["malformed"] + s.malformed if s else 0,
+            "dropped": s.totals["dropped"] if s else 0,
+            "ended": self._ended,
+            "error": "",
+        }
