@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from freerun import service
 
 ROLES = ("run-control", "monitor", "writer")
@@ -26,7 +24,7 @@ def main() -> None:
     else:
         from controllers.writer.service import main as write
 
-        sys.exit(write(me))
+        write(me, me.args.id)
 
 
 if __name__ == "__main__":

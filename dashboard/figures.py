@@ -184,10 +184,12 @@ def _overlay(
                          "marker": {"color": COLOURS[i % 7]},
                          "hovertemplate": "%{x}: %{y}<extra></extra>"})  # fmt: skip
         else:
-            edges = np.linspace(axis.lo, axis.hi, axis.bins + 1)[used.start : used.stop + 1]
             values = np.append(shown, shown[-1:])
             # no entry has no logarithm: it stands at the floor, below one
-            line = style.line(i, det, edges, np.maximum(values, 0.5) if log else values, "%{y}")
+            heights = np.maximum(values, 0.5) if log else values
+            width = (axis.hi - axis.lo) / axis.bins
+            line = style.line(i, det, None, heights, "%{y}")
+            line |= {"x0": axis.lo + used.start * width, "dx": width}
             line["line"]["shape"] = "hv"
             if log:
                 line |= {"customdata": values.tolist(), "hovertemplate": "%{customdata}"}

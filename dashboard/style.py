@@ -34,11 +34,12 @@ def centres(lo: float, hi: float, bins: int) -> list[float]:
 
 
 def line(i: int, name: str, x: Any, y: Any, hover: str) -> dict[str, Any]:
+    """The i-th line of a plot; without `x` the caller gives `x0` and `dx`."""
     style = {"color": COLOURS[i % 6], "dash": DASHES[i % 4], "width": 1.6}
+    where = {} if x is None else {"x": np.round(np.asarray(x, float), 3).tolist()}
     return {
-        "type": "scatter", "mode": "lines", "name": name, "line": style,
-        "x": np.round(np.asarray(x, float), 6).tolist(),
-        "y": np.asarray(y).round(6).tolist(), "hovertemplate": hover,
+        "type": "scatter", "mode": "lines", "name": name, "line": style, **where,
+        "y": np.asarray(y).round(4).tolist(), "hovertemplate": hover,
     }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class Outgoing(NamedTuple):
 
     topic: str
     partition: int
-    value: bytes | memoryview
+    value: Any  # bytes or an Arrow buffer
     headers: list[tuple[str, bytes]] | None = None
     key: bytes | None = None
 

@@ -80,8 +80,7 @@ def _import(what: str, target: str, folder: Path | None) -> type[Any]:
                           f"installed") from None  # fmt: skip
     except Exception as error:  # the user's code may fail in any way
         raise ConfigError(
-            f"{what} {target!r}: importing {module_name} failed with "
-            f"{type(error).__name__}: {error} ({_where(error)})"
+            f"{what} {target!r}: importing {module_name} failed with {failure(error)}"
         ) from error
     found = getattr(module, attribute, None)
     if not isinstance(found, type):
@@ -92,8 +91,9 @@ def _import(what: str, target: str, folder: Path | None) -> type[Any]:
     return found
 
 
-def _where(error: Exception) -> str:
+def failure(error: Exception) -> str:
+    """What went wrong in somebody's code, and where."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
+        return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{last.filename}, line {last.lineno}"
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

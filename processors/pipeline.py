@@ -51,7 +51,8 @@ class Pipeline:
         while True:
             try:
                 prepared = prepare(
-                    bundle.k, self.L, self.G, fragments, self.setups, self.geometry, not missing
+                    bundle.k * self.L, self.L, self.G, fragments, self.setups, self.geometry,
+                    not missing,
                 )
                 break
             except Quarantined as why:
@@ -72,7 +73,7 @@ class Pipeline:
     def _unreadable(self, k: int, fragments: list[Fragment]) -> Fragment:
         for fragment in fragments:
             try:
-                prepare(k, self.L, self.G, [fragment], self.setups, self.geometry, True)
+                prepare(k * self.L, self.L, self.G, [fragment], self.setups, self.geometry, True)
             except Quarantined:
                 return fragment
         raise AssertionError("a slice that cannot be prepared has a fragment that cannot")

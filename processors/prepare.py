@@ -85,11 +85,13 @@ def _take_words(
 
 
 def prepare(
-    k: int, length_ns: int, guard_ns: int, fragments: Sequence[Fragment],
+    start: int, length_ns: int, guard_ns: int, fragments: Sequence[Fragment],
     setups: Mapping[str, SourceSetup], geometry: Geometry, complete: bool,
 ) -> Prepared:  # fmt: skip
-    """All rows of slice `k` in total order (time, source, word). Raises `Quarantined`."""
-    start = k * length_ns
+    """All rows of the slice from `start` (ns) on, in total order (time, source, word).
+
+    Raises `Quarantined` if a body cannot be read.
+    """
     parts = [
         (f, p, codec(p.schema).rows(read_batch(b)))
         for f in fragments
@@ -124,7 +126,7 @@ def prepare(
     triggers, markers = _marks(room, geometry, setups)
     pulses, pulse_body = _pulses(pulse_tables)
     rows_of_slice = SliceRows(
-        k, start, length_ns * 1000, guard_ns * 1000, hits, triggers, markers, pulses, complete
+        start // length_ns, start, length_ns * 1000, guard_ns * 1000, hits, triggers, markers, pulses, complete
     )
     return Prepared(rows_of_slice, hit_body, pulse_body, counts, occupancy)
 

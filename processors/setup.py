@@ -9,7 +9,6 @@ from freerun import config
 from freerun.config import Bench
 from freerun.config.geometry import Geometry
 from freerun.errors import ConfigError
-from freerun.plugins import find_builder
 from freerun.topics import Topics
 from processors.lane import Lane
 from processors.pipeline import Pipeline
@@ -27,17 +26,10 @@ def setups(bench: Bench) -> dict[str, SourceSetup]:
 
 
 def pipeline_of(bench: Bench, name: str) -> Pipeline:
-    """The pipeline called `name`: its builder loaded, its keys and its reach checked."""
-    told = bench.pipeline(name)
-    geometry = Geometry.of(bench, told)
-    kind = find_builder(told.builder, bench.folder)
-    builder = kind(kind.Config.model_validate(told.options), geometry)
-    need = [sum(pair) for pair in zip(builder.reach(), builder.extent(), strict=True)]
-    if max(need) > bench.time.guard * 1000:
-        raise ConfigError(
-            f"pipeline.{name}: its builder {told.builder!r} looks up to {max(need) / 1000:.0f} ns "
-            f"beyond an event, but time.guard is {bench.time.guard} ns: make the guard longer"
-        )
+    """The pipeline called `name`: its builder loaded and its keys checked."""
+    kind, told = config.builder_of(bench, name)
+    geometry = Geometry.of(bench, bench.pipeline(name))
+    builder = kind(told, geometry)
     return Pipeline(name, builder, geometry, setups(bench), bench.time.slice, bench.time.guard)
 
 

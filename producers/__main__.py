@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from freerun import service
+from freerun import config, service
 from freerun.config import Bench
 from freerun.config.simulation import telescope
 from freerun.config.sources import Source
 from freerun.driver import Driver, DriverContext
-from freerun.plugins import find_driver
 from freerun.simulation import TelescopeConfig
 from producers.source import SourceProcess
 
 
 def make_driver(bench: Bench, source: Source, clock: str = "host") -> Driver:
     """The source's driver, with its own keys checked."""
-    kind = find_driver(source.driver, bench.folder)
+    kind, told = config.driver_of(bench, source.id)
     simulated: TelescopeConfig | None = None
     if bench.simulation is not None:
         simulated = telescope(bench, source.id if source.driver == "simulate" else None)
@@ -27,7 +26,7 @@ def make_driver(bench: Bench, source: Source, clock: str = "host") -> Driver:
         clock=clock,
         telescope=simulated,
     )
-    driver: Driver = kind(kind.Config.model_validate(source.options), context)
+    driver: Driver = kind(told, context)
     return driver
 
 

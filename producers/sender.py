@@ -48,10 +48,10 @@ class PartSender:
             self._produce(out)
 
     def _produce(self, out: Out) -> None:
-        body = out.body if isinstance(out.body, bytes) else memoryview(out.body)
-        record = Outgoing(self._topic, out.partition, body, part_headers(out.part))
-        self.waiting_bytes += len(body)
-        while not self._sender.send(record, (out.partition, out.part, len(body))):
+        n = len(out.body) if isinstance(out.body, bytes) else out.body.size
+        record = Outgoing(self._topic, out.partition, out.body, part_headers(out.part))
+        self.waiting_bytes += n
+        while not self._sender.send(record, (out.partition, out.part, n)):
             self._sender.poll(0.01)
 
     def poll(self) -> None:

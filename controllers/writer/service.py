@@ -6,7 +6,7 @@ the highest contiguous sidecar.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -17,7 +17,6 @@ from controllers.writer.job import EVENTS, Place, RunJob, Setup
 from controllers.writer.series import BeginAgain
 from controllers.writer.setup import outputs, truth_of, uploader_of
 from controllers.writer.tables import RunFacts
-from freerun import service
 from freerun.errors import EnvironmentProblem
 from freerun.heartbeat import Heart
 from freerun.kafka import BrokerTrouble, Publisher, Reader
@@ -202,9 +201,6 @@ class Writer:
         self._paused = wanted
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m controllers writer --bench FILE [--data DIR] [--id root0]`."""
-    arguments = service.parser("python -m controllers writer", __doc__.splitlines()[0])
-    arguments.add_argument("--id", default="root0", help="name of this writer")
-    serving = service.start(arguments, argv)
-    Writer(serving, serving.args.id).serve()
+def main(serving: Service, name: str) -> None:
+    """Write until told to stop."""
+    Writer(serving, name).serve()

@@ -16,10 +16,24 @@
     }
   }
 
+  // dcc.Graph writes a zoom back into its figure, which makes Plotly take it for the server's
+  // wish and forget it with the next figure (uirevision does not help then): carry it over.
+  function keepZoom(id, figure) {
+    const plot = document.querySelector("#" + id + " .js-plotly-plot");
+    if (!plot || !plot.layout || !figure.layout) return figure;
+    if (plot.layout.dragmode) figure.layout.dragmode = plot.layout.dragmode;
+    for (const [name, axis] of Object.entries(figure.layout)) {
+      const shown = plot.layout[name];
+      if (/^[xy]axis/.test(name) && shown && shown.autorange === false && shown.range)
+        Object.assign(axis, { range: shown.range.slice(), autorange: false });
+    }
+    return figure;
+  }
+
   async function tick() {
     const context = window.dash_clientside;
-    const nothing = context.callback_context.outputs_list.map(() => context.no_update);
-    const wanted = context.callback_context.outputs_list.map((o) => o.id + "." + o.property);
+    const outputs = context.callback_context.outputs_list;
+    const nothing = outputs.map(() => context.no_update);
     if (busy || (document.hidden && seen)) return nothing;
     busy = true;
     try {
@@ -30,7 +44,11 @@
       seen = news.seen;
       document.title = news.title;
       lastAnswer = Date.now();
-      return wanted.map((piece) => piece in news.set ? news.set[piece] : context.no_update);
+      return outputs.map(({ id, property }) => {
+        const value = news.set[id + "." + property];
+        if (value === undefined) return context.no_update;
+        return property === "figure" ? keepZoom(id, value) : value;
+      });
     } catch (error) {
       return nothing; // complain() says it
     } finally {

@@ -1,45 +1,55 @@
-"""`freerun config`: check a configuration, print its schema."""
+"""`freerun config check | schema`: the configuration of the bench."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from freerun.config import Bench, check, json_schema
-from freerun.config.units import NANOSECONDS
-from freerun.errors import ConfigError
+if TYPE_CHECKING:
+    from freerun.config import Bench
 
-app = typer.Typer(help="The configuration of the bench.", no_args_is_help=True)
+group = typer.Typer(
+    help="The configuration of the bench: check it, print its schema.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
 
 
-@app.command("check")
-def check_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="the bench, a TOML file")],
+def add(app: typer.Typer) -> None:
+    app.add_typer(group, name="config")
+
+
+@group.command(epilog="Example: `freerun config check configs/bench.toml`")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The bench, a TOML file.")],
     cluster: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="partitions, workers, broker")
+        Path | None,
+        typer.Option(metavar="FILE", help="How much runs where: partitions, workers, broker."),
     ] = None,
 ) -> None:
-    """Check FILE with all its drivers and builders; every problem is listed with its path."""
-    try:
-        bench = check(file, cluster)
-    except ConfigError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
+    """Check FILE with the keys of all its drivers and builders; every problem with its path."""
+    from freerun import config
+
+    bench = config.check(file, cluster)
     typer.echo(f"{file}: good. {_summary(bench)}")
     for line in _imported(bench):
         typer.echo(line)
 
 
-@app.command("schema")
-def schema_command() -> None:
-    """Print the JSON schema of the file."""
+@group.command()
+def schema() -> None:
+    """Print the JSON schema of the file, for editors that complete and check."""
+    from freerun.config import json_schema
+
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
 def _summary(bench: Bench) -> str:
+    from freerun.config.units import NANOSECONDS
+
     def some(count: int, what: str) -> str:
         return f"{count} {what}{'' if count == 1 else 's'}"
 

@@ -134,7 +134,7 @@ class Run:
         """Counts per source, summed over the run: `run.ledger()["tdc0"]["hits"]`."""
         rows = self._awkward("ledger", pipeline, None)
         names = self.doc.get("sources") or []
-        counts = [c for c in rows.fields if c not in ("slice", "source", "checksum")]
+        counts = [c for c in rows.fields if c not in ("event", "slice", "source", "checksum")]
         if not counts:
             return {name: {} for name in names}
         index = np.asarray(rows["source"])
@@ -171,7 +171,8 @@ class Run:
             with uproot.open(path) as file:
                 parts.append(file[tree].arrays(columns, library="ak"))
         if not parts:
-            return ak.Array({name: np.empty(0, np.int64) for name in columns or ()})
+            empty = np.empty(0, [(name, np.int64) for name in columns or ("event", "slice")])
+            return ak.from_numpy(empty)
         return parts[0] if len(parts) == 1 else ak.concatenate(parts)
 
     def _table(self, tree: str, pipeline: str | None) -> Any:

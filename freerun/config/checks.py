@@ -112,7 +112,7 @@ def _source(i: int, source: Source, view: View) -> Iterator[Problem]:
 
 
 def _board(detector: Detector, source: Source) -> int | None:
-    return detector.fpga if source.all_boards else None
+    return None if isinstance(source.fpga, int) else detector.fpga
 
 
 def _detectors(view: View) -> Iterator[Problem]:

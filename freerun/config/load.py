@@ -43,12 +43,19 @@ def load(path: str | os.PathLike[str], cluster: str | os.PathLike[str] | None = 
     return _finished(read(path, cluster))
 
 
-def from_dict(raw: dict[str, Any], where: str = "configuration",
-              cluster: Cluster | None = None) -> Bench:  # fmt: skip
-    """The bench described by a table in the shape of the file (a replay's, a test's)."""
+def from_dict(
+    raw: dict[str, Any],
+    where: str = "configuration",
+    cluster: Cluster | None = None,
+    path: Path | None = None,
+) -> Bench:
+    """The bench described by a table in the shape of the file: a replay's, or `Bench.resolved()`
+    in another process, where `path` is the file it came from.
+    """
     draft = examine(raw, where)
-    if draft.bench is not None and cluster is not None:
-        draft.bench._cluster = cluster
+    if draft.bench is not None:
+        draft.bench._path = path
+        draft.bench._cluster = cluster or Cluster()
     return _finished(draft)
 
 

@@ -85,9 +85,9 @@ def keys_problems(raw: dict[str, Any], folder: Path) -> Iterator[Problem]:
 def _whole(bench: Bench) -> Iterator[Problem]:
     """What needs a bench that is sound in itself."""
     for source in bench.sources:
-        if source.driver == "simulate":
+        if source.driver in ("simulate", "pulses"):
             try:
-                telescope(bench, source.id)
+                telescope(bench, source.id if source.driver == "simulate" else None)
             except ConfigError as error:
                 yield Problem("simulation", str(error).removeprefix("simulation: "))
     resolved = bench.resolved()
@@ -112,6 +112,9 @@ def _reach(
         more_before, more_after = made.extent()
     except ConfigError as error:
         yield Problem(f"pipeline[{i}]", str(error))
+        return
+    except Exception as error:  # the user's code may fail in any way
+        yield Problem(f"pipeline[{i}]", f"making its builder failed with {plugins.failure(error)}")
         return
     shift = 2 * max((int(abs(m.offset_ps).max()) for m in places.maps.values()), default=0)
     needed = max(before, after, more_after + before, more_before + after) + shift

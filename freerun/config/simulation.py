@@ -98,6 +98,7 @@ def telescope(bench: Bench, source: str | None = None) -> TelescopeConfig:
 
     places = Geometry.of(bench)
     constants = {c.id: c for c in places.chambers}
+    delays = {c.id: c.delay_ps for c in places.scintillators}
     like = chambers[0]
     for d in chambers:
         same = (d.layer_of, d.shift, d.cell) == (like.layer_of, like.shift, like.cell)
@@ -117,7 +118,7 @@ def telescope(bench: Bench, source: str | None = None) -> TelescopeConfig:
         resolution_ps=float(told.resolution),
         spot_mm=told.spot,
         angle_mrad=told.angle_mrad,
-        scintillator_delay_ns=places.scintillators[0].delay_ps / 1000,
+        scintillator_delay_ns=delays[counters[0].id] / 1000,
         scintillator_jitter_ps=float(told.scintillator_jitter),
         scintillator_efficiency=told.scintillator_efficiency,
         trigger_efficiency=told.trigger_efficiency,

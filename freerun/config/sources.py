@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from freerun.config.base import BOARDS, Channels, Id, Section, problem
-from freerun.config.units import Ns, Ps
+from freerun.config.units import NANOSECONDS, Ns, Ps
 
 WORD_DRIVERS = ("simulate", "replay")
 """Drivers of ours that give Padova words: their format and boards are told, never guessed."""
@@ -41,6 +41,10 @@ class Sanity(Section):
 def _one_for_all(value: object) -> object:
     """`sanity = "10 s"` means that for every kind of row."""
     if isinstance(value, str):
+        try:
+            NANOSECONDS.whole(value)
+        except ValueError as error:
+            raise problem(str(error)) from None
         return dict.fromkeys(Sanity.model_fields, value)
     return value
 

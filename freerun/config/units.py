@@ -117,7 +117,7 @@ MILLIMETRES = Quantity(
 )  # fmt: skip
 
 
-def _problem(quantity: Quantity, read: Callable[[object], Any]) -> Callable[[object], Any]:
+def _problem(read: Callable[[object], Any]) -> Callable[[object], Any]:
     """`read` with its `ValueError` as pydantic wants it, without the text in front."""
 
     def check(value: object) -> Any:
@@ -136,17 +136,22 @@ def _plain_mm(value: object) -> float:
     return float(MILLIMETRES.parse(value))
 
 
+def _schema(quantity: Quantity) -> dict[str, Any]:
+    units = "|".join(quantity.units).replace("us", "[u\\u00b5\\u03bc]s")
+    return {
+        "type": "string",
+        "pattern": rf"^\s*[+-]?[0-9][0-9.eE+-]*\s*({units})\s*$",
+        "description": f"a {quantity.name} with its unit, like {quantity.example!r}",
+        "examples": [quantity.example],
+    }
+
+
 def _hints(quantity: Quantity, read: Callable[[object], Any]) -> tuple[Any, Any, Any]:
     return (
-        BeforeValidator(_problem(quantity, read)),
+        BeforeValidator(_problem(read)),
         PlainSerializer(quantity.text, return_type=str, when_used="json"),
-        WithJsonSchema({
-            "type": "string",
-            "pattern": rf"^\s*[+-]?[0-9.eE+-]+\s*({'|'.join(quantity.units)})\s*$",
-            "description": f"a {quantity.name} with its unit, like {quantity.example!r}",
-            "examples": [quantity.example],
-        }),
-    )  # fmt: skip
+        WithJsonSchema(_schema(quantity)),
+    )
 
 
 # int, whole nanoseconds
@@ -158,4 +163,8 @@ Bytes = Annotated[int, *_hints(BYTES, BYTES.whole)]
 # float, per second
 Hertz = Annotated[float, *_hints(HERTZ, lambda text: float(HERTZ.parse(text)))]
 # float, mm; a bare number is taken as mm, as positions are written in every drawing
-Mm = Annotated[float, BeforeValidator(_problem(MILLIMETRES, _plain_mm))]
+Mm = Annotated[
+    float,
+    BeforeValidator(_problem(_plain_mm)),
+    WithJsonSchema({"anyOf": [{"type": "number"}, _schema(MILLIMETRES)]}),
+]

@@ -68,8 +68,7 @@ def exponential(bits: np.uint64) -> float:
         power -= 1
     s = (mantissa - 1.0) / (mantissa + 1.0)
     q = s * s
-    series = 1.0 + q * (
-        1.0 / 3.0
-        + q * (1.0 / 5.0 + q * (1.0 / 7.0 + q * (1.0 / 9.0 + q * (1.0 / 11.0 + q / 13.0))))
-    )
+    series = q * (1.0 / 15.0 + q * (1.0 / 17.0))
+    series = q * (1.0 / 9.0 + q * (1.0 / 11.0 + q * (1.0 / 13.0 + series)))
+    series = 1.0 + q * (1.0 / 3.0 + q * (1.0 / 5.0 + q * (1.0 / 7.0 + series)))
     return -(2.0 * s * series + power * 0.6931471805599453)

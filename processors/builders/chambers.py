@@ -109,10 +109,13 @@ class Words(NamedTuple):
 
     first: I64
     t0: I64
+    det: U8
 
 
 @kernel
-def _split_words(t: I64, det: U8, slot: I64, offset: I64, first: I64, t0: I64) -> None:
+def _split_words(
+    t: I64, det: U8, slot: I64, offset: I64, first: I64, out_t0: I64, out_det: U8
+) -> None:
     for i in range(len(t)):
         if slot[det[i]] >= 0:
             first[slot[det[i]] + 1] += 1
@@ -122,15 +125,19 @@ def _split_words(t: I64, det: U8, slot: I64, offset: I64, first: I64, t0: I64) -
     for i in range(len(t)):
         s = slot[det[i]]
         if s >= 0:
-            t0[to[s]] = t[i] + offset[s]
+            out_t0[to[s]] = t[i] + offset[s]
+            out_det[to[s]] = det[i]
             to[s] += 1
 
 
 def split_words(triggers: MarkRows, chambers: Chambers) -> Words:
     """The trigger words of each chamber; t0 is the middle of the crossing minus the latency."""
-    out = Words(np.zeros(len(chambers.ids) + 1, np.int64), np.empty(len(triggers), np.int64))
-    _split_words(triggers.t, triggers.det, chambers.slot, HALF_CROSSING - chambers.latency, *out)
-    return out
+    n = len(triggers)
+    first, t0 = np.zeros(len(chambers.ids) + 1, np.int64), np.empty(n, np.int64)
+    det = np.empty(n, np.uint8)
+    offset = HALF_CROSSING - chambers.latency
+    _split_words(triggers.t, triggers.det, chambers.slot, offset, first, t0, det)
+    return Words(first, t0[: first[-1]], det[: first[-1]])
 
 
 def from_geometry(geometry: Geometry) -> Chambers:

@@ -26,7 +26,7 @@ from freerun.config.units import Ps
 from freerun.histograms import Hist
 from processors.builders import monitors
 from processors.builders.chambers import (
-    HALF_CROSSING, ChamberHits, Chambers, from_geometry, split, split_words,
+    HALF_CROSSING, ChamberHits, Chambers, Words, from_geometry, split, split_words,
 )  # fmt: skip
 from processors.builders.fits import free_layers, lines, mark_used
 from processors.builders.merge import FOLLOWER, FOUR_HITS, REACH, THREE_HITS, WORD, leaders
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 KIND_CODES = {"mean_timer": MEAN_TIMER, "fpga": FPGA, "scintillator": SCINTILLATOR}
 THREE_ONLY, SECOND_NEAR = 1, 2
-SOFTWARE, HARDWARE = 0, 1
 FPGA_ERROR, SCINT_ERROR = 7.2, 1.0
 """ns: a crossing's rms, common to all chambers; the scintillator's jitter and tick."""
 SCINT_DELAY = 95_000
@@ -49,11 +48,10 @@ T0Kind = Literal["mean_timer", "fpga", "scintillator"]
 Duration = Annotated[Ps, Field(ge=0, le=1_000_000)]
 
 
-class _Part(NamedTuple):
-    """Segments, words or scintillator hits; one row each, those of an event in `seg`'s columns."""
+class _Segments(NamedTuple):
+    """Kept segments of one chamber, or of all; one row each."""
 
     t0: Array
-    kind: Array
     rank: Array
     chi2: Array
     det: Array
@@ -62,19 +60,6 @@ class _Part(NamedTuple):
     x: Array
     slope: Array
     quality: Array
-
-
-def _part(t0: Array, kind: int, **values: Array | int | float) -> _Part:
-    """A part with `values` as arrays of the right types; what is not given is 0."""
-    dtypes = {"kind": np.uint8, "rank": np.uint8, "chi2": np.float32, "det": np.uint8,
-              "n": np.uint8, "lat": np.uint8, "x": np.float32, "slope": np.float32,
-              "quality": np.uint8}  # fmt: skip
-    values = {"kind": kind, "chi2": -1.0, **values}
-    columns = {
-        name: np.broadcast_to(np.asarray(values.get(name, 0), dtype), t0.shape)
-        for name, dtype in dtypes.items()
-    }
-    return _Part(t0, **columns)
 
 
 class DriftTubes(Builder):
@@ -153,17 +138,17 @@ class DriftTubes(Builder):
 
     # ------------------------------------------------------------------ t0 candidates
 
-    def _segments(self, hits: ChamberHits, slot: int, used: Array) -> tuple[_Part, Array]:
+    def _segments(self, hits: ChamberHits, slot: int, used: Array) -> tuple[_Segments, Array]:
         """The kept segments of one chamber, and the times of seeds at a cap; marks hits used."""
         c, config = self.chambers, self.config
         rows = slice(hits.first[slot], hits.first[slot + 1])
         t, layer = hits.t[rows], hits.layer[rows]
         longest, sigma = int(c.longest[slot]), float(config.resolution)
         half_layer = abs(c.z[slot, 1] - c.z[slot, 0]) / 2
-        steepest = int(20 * config.max_slope * half_layer / c.speed[slot])
         found, busy = candidates(
             t, layer, hits.column[rows], longest, config.tolerance,
-            (2.0 * config.agree / sigma) ** 2, sigma, steepest,
+            (2.0 * config.agree / sigma) ** 2, sigma,
+            int(20 * config.max_slope * half_layer / c.speed[slot]),
         )  # fmt: skip
         state = keep(found.t0, found.chi2, found.hits, found.n, len(t))
         best = np.flatnonzero((state > 0) & (found.n >= config.min_layers))
@@ -173,33 +158,28 @@ class DriftTubes(Builder):
         lines(t, layer, hits.cell[rows], t0, hit, lat, c.wire[slot], c.z[slot],
               float(c.speed[slot]), x, slope)  # fmt: skip
         four = n == 4
-        quality = np.where(four, 0, THREE_ONLY) | np.where(state[best] & AMBIGUOUS, SECOND_NEAR, 0)
-        rank = np.where(four, FOUR_HITS, THREE_HITS)
-        part = _part(t0, MEAN_TIMER, rank=rank, chi2=chi2, det=int(c.det[slot]), n=n, lat=lat,
-                     x=x, slope=slope, quality=quality)  # fmt: skip
-        return part, t[busy]
+        near = state[best] & AMBIGUOUS > 0
+        segments = _Segments(
+            t0=t0, rank=np.where(four, FOUR_HITS, THREE_HITS), chi2=chi2,
+            det=np.full(len(t0), c.det[slot], np.uint8), n=n, lat=lat, x=x, slope=slope,
+            quality=np.where(four, 0, THREE_ONLY) | np.where(near, SECOND_NEAR, 0),
+        )  # fmt: skip
+        return segments, t[busy]
 
-    def _words(self, s: SliceRows, hits: ChamberHits, used: Array) -> list[_Part]:
-        """Trigger words of the chambers; those with enough free hits may lead."""
-        c, config, parts = self.chambers, self.config, []
-        words = split_words(s.triggers, c)
-        edge = config.tolerance + HALF_CROSSING
-        for slot in range(len(c.ids)):
-            rows = slice(hits.first[slot], hits.first[slot + 1])
-            t0 = words.t0[words.first[slot] : words.first[slot + 1]]
-            layers = np.zeros(len(t0), np.uint8)
-            free_layers(hits.t[rows], hits.layer[rows], used[rows], t0,
-                        -edge, int(c.longest[slot]) + edge, layers)  # fmt: skip
-            rank = np.where(layers >= config.min_layers, WORD, FOLLOWER)
-            parts.append(_part(t0, FPGA, rank=rank, det=int(c.det[slot]), n=layers))
-        return parts
+    def _confirmed(self, words: Words, hits: ChamberHits, used: Array) -> Array:
+        """For each trigger word the layers of its chamber with a free hit in the drift window."""
+        edge = self.config.tolerance + HALF_CROSSING
+        layers = np.zeros(len(words.t0), np.uint8)
+        free_layers(hits.first, hits.t, hits.layer, used, words.first, words.t0, -edge,
+                    self.chambers.longest + edge, layers)  # fmt: skip
+        return layers
 
-    def _scintillators(self, s: SliceRows) -> _Part:
-        if "scintillator" not in self.config.t0:
-            return _part(np.empty(0, np.int64), SCINTILLATOR)
+    def _scintillators(self, s: SliceRows) -> Array:
+        """t0 by each scintillator hit, if that kind is asked for."""
+        if SCINTILLATOR not in self._order:
+            return np.empty(0, np.int64)
         seen = np.flatnonzero(s.hits.role == SCINT)
-        det = s.hits.det[seen]
-        return _part(s.hits.t[seen] - self._delay[det], SCINTILLATOR, rank=FOLLOWER, det=det)
+        return s.hits.t[seen] - self._delay[s.hits.det[seen]]
 
     # ------------------------------------------------------------------ events
 
@@ -208,20 +188,29 @@ class DriftTubes(Builder):
         config = self.config
         hits = split(s.hits, self.chambers)
         used = np.zeros(int(hits.first[-1]), np.bool_)
-        parts, busy = [], []
-        for slot in range(len(self.chambers.ids)):
-            part, at_cap = self._segments(hits, slot, used)
-            parts.append(part)
-            busy.append(at_cap)
-        parts += [*self._words(s, hits, used), self._scintillators(s)]
-        table = _Part(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        order = np.argsort(table.t0, kind="stable")  # ties: by chamber, then in row order
-        t0, kind = table.t0[order], table.kind[order]
+        found = [self._segments(hits, slot, used) for slot in range(len(self.chambers.ids))]
+        segs = _Segments(*map(np.concatenate, zip(*(part for part, _ in found), strict=True)))
+        words = split_words(s.triggers, self.chambers)
+        layers = self._confirmed(words, hits, used)
+        scint = self._scintillators(s)
 
-        owner, left = leaders(t0, table.rank[order], table.chi2[order], config.merge)
+        # All t0 candidates; equal ones keep this order: chamber by chamber, then in row order.
+        n_seg, n_word = len(segs.t0), len(words.t0)
+        t0 = np.concatenate((segs.t0, words.t0, scint))
+        kind = np.full(len(t0), SCINTILLATOR, np.uint8)
+        kind[:n_seg], kind[n_seg : n_seg + n_word] = MEAN_TIMER, FPGA
+        rank = np.full(len(t0), FOLLOWER, np.uint8)
+        rank[:n_seg] = segs.rank
+        rank[n_seg : n_seg + n_word][layers >= config.min_layers] = WORD
+        chi2 = np.zeros(len(t0), np.float32)
+        chi2[:n_seg] = segs.chi2
+        order = np.argsort(t0, kind="stable")
+        t0, kind = t0[order], kind[order]
+        owner, left = leaders(t0, rank[order], chi2[order], config.merge)
         anchor, t0_kind, error, number = combine(
             t0, kind, owner, self._order, self._error, self._common
         )
+
         lo, hi = config.window
         begin, end = ranges(s.hits.t, anchor, lo, hi)
         quality = overlaps(anchor, begin, end, lo, hi)
@@ -244,8 +233,8 @@ class DriftTubes(Builder):
             pulse_offsets=pulse_offsets,
             pulse_index=pulse_index,
             seg_offsets=np.append(0, np.cumsum(counts)),
-            seg=_seg(table, order[mine], t0[mine] - anchor[number]),
-            overflow=sum(_in_body(t, s.length) for t in (*busy, t0[left])),
+            seg=_seg(segs, words, layers, order[mine], t0[mine] - anchor[number]),
+            overflow=sum(_in_body(t, s.length) for t in (*(t for _, t in found), t0[left])),
         )
 
     # ------------------------------------------------------------------ monitors
@@ -276,18 +265,27 @@ class DriftTubes(Builder):
             into[f"{name}/drift_time"] += counts
 
 
-def _seg(table: _Part, rows: Array, t0: Array) -> dict[str, Array]:
-    """`rows` of the table as segments of events, whose t0 (ps) is relative to their event's."""
+def _seg(segs: _Segments, words: Words, layers: Array, rows: Array, t0: Array) -> dict[str, Array]:
+    """The segments of events, by rows of (segments, words); `t0` (ps) is relative to the event's.
+
+    A word has no track: x and slope are 0 and chi2 is −1; its n counts layers with free hits.
+    """
+    n = len(words.t0)
+    nothing, no_track = np.zeros(n, np.uint8), np.zeros(n, np.float32)
+
+    def both(own: Array, of_words: Array, dtype: type) -> Array:
+        return np.concatenate((own.astype(dtype), of_words.astype(dtype)))[rows]
+
     return {
-        "det": table.det[rows],
+        "det": both(segs.det, words.det, np.uint8),
         "t0": (t0 / 1000).astype(np.float32),
-        "x": table.x[rows],
-        "slope": table.slope[rows],
-        "chi2": table.chi2[rows],
-        "n": table.n[rows],
-        "lat": table.lat[rows],
-        "origin": np.where(table.kind[rows] == FPGA, HARDWARE, SOFTWARE).astype(np.uint8),
-        "quality": table.quality[rows],
+        "x": both(segs.x, no_track, np.float32),
+        "slope": both(segs.slope, no_track, np.float32),
+        "chi2": both(segs.chi2, no_track - 1, np.float32),
+        "n": both(segs.n, layers, np.uint8),
+        "lat": both(segs.lat, nothing, np.uint8),
+        "origin": (rows >= len(segs.t0)).astype(np.uint8),
+        "quality": both(segs.quality, nothing, np.uint8),
     }
 
 

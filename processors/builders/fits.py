@@ -47,21 +47,25 @@ def lines(
 
 
 @kernel
-def free_layers(t: I64, layer: U8, used: Bool, t0: I64, lo: int, hi: int, out: U8) -> None:
-    """Layers with a hit that no segment uses in `[t0 + lo, t0 + hi]`, for each trigger word.
+def free_layers(
+    hit_first: I64, t: I64, layer: U8, used: Bool, word_first: I64, t0: I64, lo: int, hi: I64,
+    out: U8,
+) -> None:  # fmt: skip
+    """For each trigger word the layers with a hit that no segment uses in `[t0+lo, t0+hi]`.
 
-    `t` and `t0` ascend.
+    Hits and words are grouped by chamber, ascending in time within each; `hi` is per chamber.
     """
-    begin = 0
-    for i in range(len(t0)):
-        while begin < len(t) and t[begin] - t0[i] < lo:
-            begin += 1
-        j, end, seen = begin, min(len(t), begin + LOOK), 0
-        while j < end and t[j] - t0[i] <= hi:
-            if not used[j]:
-                seen |= 1 << layer[j]
-            j += 1
-        out[i] = (seen & 1) + (seen >> 1 & 1) + (seen >> 2 & 1) + (seen >> 3 & 1)
+    for s in range(len(hi)):
+        begin, stop = hit_first[s], hit_first[s + 1]
+        for i in range(word_first[s], word_first[s + 1]):
+            while begin < stop and t[begin] - t0[i] < lo:
+                begin += 1
+            j, end, seen = begin, min(stop, begin + LOOK), 0
+            while j < end and t[j] - t0[i] <= hi[s]:
+                if not used[j]:
+                    seen |= 1 << layer[j]
+                j += 1
+            out[i] = (seen & 1) + (seen >> 1 & 1) + (seen >> 2 & 1) + (seen >> 3 & 1)
 
 
 @kernel

@@ -1,0 +1,128 @@
+"""Processes kept alive: each with its log, restarted with back-off, stopped by their own id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_S = 20.0  # a process that lived this long is forgiven its earlier deaths
+LOG_BYTES = 20 << 20
+STOP_S = 20.0
+
+
+@dataclass
+class Service:
+    """One process to keep alive. Those with a `needs` are restarted when it is."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    needs: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0
+    restarts: int = 0
+    not_before: float = 0.0
+    last_exit: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process is not None else None
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+class Supervisor:
+    """Starts services in order, watches them, stops them in reverse order."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self.services: dict[str, Service] = {}
+
+    def add(self, service: Service) -> None:
+        self.services[service.name] = service
+        self._start(service)
+
+    def log_of(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def _start(self, service: Service) -> None:
+        path = self.log_of(service.name)
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("ab") as out:
+            # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which
+            # then stops the others in order.
+            service.process = subprocess.Popen(
+                list(service.argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                env=os.environ | dict(service.env), start_new_session=True,
+            )  # fmt: skip
+        service.started = time.monotonic()
+
+    def watch(self) -> list[tuple[str, int]]:
+        """Start again what died; returns who died, and how (exit code, negative: signal)."""
+        died: list[tuple[str, int]] = []
+        now = time.monotonic()
+        for service in self.services.values():
+            if service.process is not None and not service.alive:
+                code = service.process.returncode
+                service.process, service.last_exit = None, code
+                if now - service.started > STEADY_S:
+                    service.deaths = 0
+                wait = BACK_OFF_S[min(service.deaths, len(BACK_OFF_S) - 1)]
+                service.deaths += 1
+                service.not_before = now + wait
+                died.append((service.name, code))
+        for name in [n for n, _ in died]:
+            for service in self.services.values():
+                if service.needs == name and service.alive:
+                    self._end([service], signal.SIGTERM, 3.0)
+        for service in self.services.values():
+            needed = self.services.get(service.needs)
+            ready = needed is None or needed.alive
+            if service.process is None and now >= service.not_before and ready:
+                service.restarts += 1
+                self._start(service)
+        return died
+
+    def hopeless(self, deaths: int = 5) -> list[str]:
+        """Services that die again and again, soon after each start."""
+        return [s.name for s in self.services.values() if s.deaths >= deaths]
+
+    def last_words(self, name: str, lines: int = 3) -> str:
+        """The end of a service's log."""
+        try:
+            text = self.log_of(name).read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.strip().splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """All of them, last started first; what does not end in time is killed."""
+        order = list(self.services.values())[::-1]
+        for service in order:
+            self._end([service], signal.SIGTERM, 0.0)
+        self._end(order, None, STOP_S)
+
+    def _end(self, services: Sequence[Service], with_signal: int | None, wait_s: float) -> None:
+        for service in services:
+            if with_signal is not None and service.alive and service.process is not None:
+                service.process.send_signal(with_signal)
+        end = time.monotonic() + wait_s
+        for service in services:
+            if service.process is None or wait_s == 0.0:
+                continue
+            try:
+                service.process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                service.process.kill()
+                service.process.wait()
