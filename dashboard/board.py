@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dashboard import page, tables
@@ -63,8 +64,8 @@ class Board:
         if time.monotonic() - self._made < FRESH_S:
             return
         self._made = time.monotonic()
-        world = self._world()
-        view = self._view = look(world)
+        world, view = self._look()
+        self._view = view
         self._version += 1
         self._answers.clear()
         for piece, value in self._small(world, view).items():
@@ -75,6 +76,16 @@ class Board:
             for name, figure in figures(world.snapshot).items():
                 self._put(f"{name}.figure", figure)
             self._put("occupancy-counts.children", _single_counts(world.snapshot))
+
+    def _look(self) -> tuple[World, View]:
+        """What is known and what of it is shown; a record of nonsense does not blind the page."""
+        world = self._world()
+        try:
+            return world, look(world)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            what = f"a heartbeat or a document in Kafka is not as agreed ({error!r})"
+            world = replace(world, states={}, runs={}, writers={}, snapshot=None, trouble=what)
+            return world, look(world)
 
     def _small(self, world: World, view: View) -> dict[str, Any]:
         files = {

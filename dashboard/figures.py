@@ -22,9 +22,9 @@ ROWS_OF_MAP = 2
 
 def figures(snapshot: Snapshot | None) -> dict[str, Figure]:
     """All figures of the page by the id of their graph."""
-    if snapshot is None:
-        waiting = "waiting for the first run"
-        return {name: empty(waiting) for name in FIGURES}
+    if snapshot is None or not snapshot.hists:
+        what = "run" if snapshot is None else "slice"
+        return {name: empty(f"waiting for the first {what}") for name in FIGURES}
     return {name: make(snapshot) for name, make in FIGURES.items()}
 
 

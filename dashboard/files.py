@@ -61,6 +61,6 @@ def _scan(folder: Path) -> list[File]:
     found = {p.name: p for p in folder.iterdir() if p.is_file() and _NAME.fullmatch(p.name)}
     sidecars = {f"{name}.json" for name in found}
     data = [n for n in found if n not in _PAPERS and n not in sidecars]
-    names = sorted(data, key=lambda n: (not n.endswith((".root", ".h5")), n))
+    names = sorted(data, key=lambda n: (not n.endswith((".root", ".h5")), "_monitor." in n, n))
     names += [n for n in _PAPERS if n in found]
     return [File(name, found[name].stat().st_size) for name in names]

@@ -78,12 +78,13 @@ def _free(folder: Path) -> int | None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes any free one. Raises `EnvironmentProblem`."""
+    """A listening socket; port 0 takes any free one. Raises `EnvironmentProblem`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
+        sock.listen(128)  # who has the URL may come at once, and waits until we serve
     except OSError as error:
         sock.close()
         raise EnvironmentProblem(

@@ -66,7 +66,7 @@ def runs(lines: Sequence[RunLine], files: dict[int, list[tuple[str, int]]]) -> A
                 html.Td(words.clock(line.duration_s), className="number"),
                 html.Td(words.count(line.events), className="number"),
                 html.Td(lamp(line.ledger)),
-                html.Td(_links(line.number, files.get(line.number, []))),
+                html.Td(_links(line.number, files.get(line.number, [])), className="files"),
             ],
             key=str(line.number),
             id=f"run-{line.number}",

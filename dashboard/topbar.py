@@ -35,7 +35,8 @@ def top_bar(world: World) -> TopBar:
         state = ""
     running = state in RUNNING
     snap = world.snapshot if world.snapshot and world.snapshot.run == run else None
-    rows, events = _last_rates(snap) if snap and running else ({}, None)
+    fresh = snap is not None and world.age_s(float(snap.info.get("made_ns") or 0)) <= SILENT_S
+    rows, events = _last_rates(snap) if snap and running and fresh else ({}, None)
     slices = int(snap.info.get("n_slices") or 0) if snap else 0
     files, raw, hours = _disk(world, run, document, rows if running else None)
     return TopBar(
@@ -100,17 +101,24 @@ def _disk(
 
     The files' rate is the mean of the run so far (or of the last run, when none runs).
     """
-    elapsed = world.elapsed_s(document)
-    written = [
-        int(state.get("bytes") or 0)
-        for key, state in world.states.items()
-        if key.startswith("writer/") and state.get("run") == run and run is not None
-    ]
-    files = sum(written) / elapsed * 3600 / 1e9 if elapsed and sum(written) else None
+    elapsed, written = world.elapsed_s(document), _written(world, run)
+    files = written / elapsed * 3600 / 1e9 if elapsed and written else None
     raw = _bytes_per_s(world, rows) * 3600 / 1e9 if rows else None
     rate = (files or 0.0) + (raw or 0.0)
     hours = world.disk_free / 1e9 / rate if rate and world.disk_free is not None else None
     return files, raw, hours
+
+
+def _written(world: World, run: int | None) -> int:
+    """Bytes of the run in files: as the writers' hearts say, or their documents afterwards."""
+    beating = [int(s.get("bytes") or 0) for s in world.role("writer") if s.get("run") == run]
+    listed = [
+        int(file.get("bytes") or 0)
+        for (number, _), document in world.writers.items()
+        if number == run
+        for file in document.get("files") or []
+    ]
+    return max(sum(beating), sum(listed)) if run is not None else 0
 
 
 def _disk_lamp(hours: float | None) -> Lamp | None:
@@ -125,11 +133,9 @@ def ledger_lamp(document: Document, snap: Snapshot | None) -> Lamp:
     ledger = document.get("ledger")
     if ledger:
         gaps = [str(gap) for gap in ledger.get("gaps") or []]
-        detail = "; ".join(gaps[:5])
-        verdict = str(ledger.get("verdict") or "").lower()
-        if gaps or verdict in ("gap", "gaps", "open", "bad", "failed", "broken"):
-            return Lamp(BAD, "GAP", detail or verdict)
-        return Lamp(GOOD, "CLOSES", "every word and event is accounted for")
+        if gaps or not ledger.get("ok"):
+            return Lamp(BAD, "GAP", "; ".join(gaps[:5]) or "the ledger does not say why")
+        return Lamp(GOOD, "CLOSES", str(ledger.get("line") or ""))
     state = document.get("state")
     if not document:
         return Lamp(OFF, "NO RUN")

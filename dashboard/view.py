@@ -61,7 +61,7 @@ def _source(world: World, source: str) -> SourceLine:
     return SourceLine(
         id=source,
         lamp=_service_lamp(world, state),
-        rate=_number(state.get("rate")),
+        rate=None if world.heard_s(state) > SILENT_S else _number(state.get("rate")),
         # the last closed slice ended at (closed + 1) · L
         data_age_s=world.age_s((int(closed) + 1) * world.slice_ns)
         if closed is not None and known

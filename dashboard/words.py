@@ -52,7 +52,7 @@ def age(seconds: float | None) -> str:
         return f"{s:.0f} s"
     if s < 6000:
         return f"{s / 60:.0f} min"
-    if s < 100 * 3600:
+    if s < 48 * 3600:
         return f"{s / 3600:.1f} h"
     if s < 365.25 * 86400:
         return f"{int(s // 86400)} d {int(s % 86400 // 3600)} h"

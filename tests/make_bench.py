@@ -156,7 +156,7 @@ class TalkingBench:
             (folder / f"Run{number:06d}_monitor.root").write_bytes(b"root" * 1000)
             (folder / "README.txt").write_text("how to open me")
             (folder / "run.json").write_text(json.dumps(self.document))
-            verdict = {"verdict": "gap" if gaps else "closes", "gaps": list(gaps)}
+            verdict = {"ok": not gaps, "gaps": list(gaps), "line": "LEDGER closed"}
             self.document |= {"state": "closed", "t_stop_ns": time.time_ns(), "ledger": verdict,
                               "exit": 1 if gaps else 0, "n_events": self._events}  # fmt: skip
             self._say_snapshot(final=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -38,9 +39,15 @@ class StandInChamber:
 
 
 @dataclass(frozen=True)
+class StandInCounter:
+    det_index: int = SCINT_DET
+    delay_ps: int = 95_000
+
+
+@dataclass(frozen=True)
 class StandInGeometry:
     chambers: tuple[StandInChamber, ...]
-    scintillators: tuple[Any, ...] = ()
+    scintillators: tuple[StandInCounter, ...] = (StandInCounter(),)
 
 
 def geometry(latencies: tuple[int, ...] = (498_900, 506_400, 500_500, 497_400)) -> StandInGeometry:
@@ -86,7 +93,7 @@ def _between(rows: Any, lo: int, hi: int, start: int) -> Any:
 
 def slices(s: SliceRows, edges: list[int], guard: int) -> Iterator[SliceRows]:
     """`s` cut at `edges` (ascending, ps), each slice with guards and its own zero of time."""
-    for k, (lo, hi) in enumerate(zip(edges, edges[1:], strict=False)):
+    for k, (lo, hi) in enumerate(itertools.pairwise(edges)):
         kinds = {
             name: _between(getattr(s, name), lo - guard, hi + guard, lo)
             for name in ("hits", "triggers", "markers", "pulses")

@@ -72,7 +72,9 @@ def solve(matrix: list[list[Fraction]], right: list[Fraction]) -> list[Fraction]
     return [rows[i][n] / rows[i][i] for i in range(n)]
 
 
-def fit(points: list[tuple[int, int, int, int]], zero: int) -> tuple[int, Fraction, Fraction] | None:
+def fit(
+    points: list[tuple[int, int, int, int]], zero: int
+) -> tuple[int, Fraction, Fraction] | None:
     """`(t0, sum of squares, slope)` of hits `(z, h, side, t)`: h·T + side·(t − t0) = X + K·z."""
     design = [[Fraction(1), Fraction(z), Fraction(side)] for z, _, side, _ in points]
     value = [Fraction(h * T + side * (t - zero)) for _, h, side, t in points]
@@ -152,7 +154,8 @@ def segments(rows: list[tuple[int, int, int, int]], s: Settings) -> list[Segment
                 found.append(Segment(best[0], tuple(r[0] for r in combination), 4, best[1],
                                      best[2]))  # fmt: skip
     in_four = {row for seg in found for row in seg.hits}
-    for layers in itertools.combinations(range(4), 3):
+    for missing in range(4):
+        layers = [layer for layer in range(4) if layer != missing]
         for combination in itertools.product(*(by_layer[layer] for layer in layers)):
             if near(combination) and min(combination)[0] not in in_four:
                 result = three([r[1:] for r in combination], s)

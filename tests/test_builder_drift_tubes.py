@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from make_rows import (
     whole,
 )
 
+from freerun import config
 from freerun.builder import FPGA, MEAN_TIMER, SCINTILLATOR, MarkRows, SliceRows
 from freerun.errors import ConfigError
 from freerun.simulation import TelescopeConfig, block_truth
@@ -202,9 +204,7 @@ def test_equals_oracle(what: tuple[int, int, int, int], order: tuple[int, ...], 
 
 @settings(max_examples=60, deadline=None)
 @given(busy, st.booleans(), st.lists(st.integers(1, 16 * US), max_size=4, unique=True))
-def test_cuts_change_nothing(
-    what: tuple[int, int, int, int], wide: bool, inner: list[int]
-) -> None:
+def test_cuts_change_nothing(what: tuple[int, int, int, int], wide: bool, inner: list[int]) -> None:
     s = stream(*what, wide=wide)
     edges = [0, *sorted(e for e in inner if e < s.length), s.length]
     b = builder()
@@ -215,9 +215,7 @@ def test_cuts_change_nothing(
 
 @settings(max_examples=40, deadline=None)
 @given(busy, st.booleans(), st.integers(0, 2**32))
-def test_far_rows_change_nothing(
-    what: tuple[int, int, int, int], wide: bool, seed: int
-) -> None:
+def test_far_rows_change_nothing(what: tuple[int, int, int, int], wide: bool, seed: int) -> None:
     """Whatever happens beyond reach of an anchor, the event stays as it is, bit for bit."""
     s = stream(*what, wide=wide)
     b = builder()
@@ -236,9 +234,7 @@ def _outside_replaced(s: SliceRows, other: SliceRows, lo: int, hi: int) -> Slice
     def mix(a: Any, b: Any) -> Any:
         inside, outside = (a.t >= lo) & (a.t <= hi), (b.t < lo) | (b.t > hi)
         names = a.__dataclass_fields__
-        joined = {
-            n: np.concatenate((getattr(a, n)[inside], getattr(b, n)[outside])) for n in names
-        }
+        joined = {n: np.concatenate((getattr(a, n)[inside], getattr(b, n)[outside])) for n in names}
         order = np.lexsort((joined["channel"], joined["source"], joined["t"]))
         return type(a)(**{n: v[order] for n, v in joined.items()})
 
@@ -353,12 +349,43 @@ def test_config() -> None:
     assert builder(window=["-20 ns", "450 ns"]).extent() == (20_000, 450_000)
 
 
+def test_the_bench_that_comes_with_freerun(project: Path) -> None:
+    bench = config.load(project / "configs" / "bench.toml")
+    found, keys = config.builder_of(bench, "muons")
+    assert found is DriftTubes and keys == DriftTubes.Config()
+    real = DriftTubes(keys, config.Geometry.of(bench, bench.pipeline("muons")))
+    mine = builder()
+    for name in ("slot", "det", "longest", "latency", "correction", "column", "wire", "z"):
+        assert (getattr(real.chambers, name) == getattr(mine.chambers, name)).all(), name
+    assert real.chambers.speed == pytest.approx(21 / 390e3)
+    assert real.reach() == mine.reach()
+    assert [h.name for h in real.hists()][:2] == ["ch0/drift_time", "ch1/drift_time"]
+
+
+def test_needs_a_chamber() -> None:
+    with pytest.raises(ConfigError, match="drift_chamber"):
+        DriftTubes(DriftTubes.Config(), replace(geometry(), chambers=()))
+
+
+def test_scintillator_gives_t0() -> None:
+    s, events = one_muon()
+    t = np.append(s.hits.t, 10 * US + 98_000)
+    hits = hit_rows(t, np.append(s.hits.source, 1), np.append(s.hits.channel, 128), t * 3 // 2500)
+    for delay, anchor in ((None, 10 * US + 3_000), ("98 ns", 10 * US)):
+        b = builder(t0=["scintillator"], scint_delay=delay)
+        events = b.build(replace(s, hits=hits))
+        assert events.t0_kind.tolist() == [SCINTILLATOR] and events.anchor.tolist() == [anchor]
+        assert len(events.hit_index) == 17
+    alone = replace(s, hits=hit_rows(t[-1:], np.ones(1, int), np.array([128]), t[-1:]))
+    assert len(builder(t0=["scintillator"]).build(alone)) == 0
+
+
 def test_wires_without_stagger_are_refused() -> None:
     straight = geometry()
     wire = np.array(straight.chambers[0].wire_x)
     wire[1] = wire[2]
     chambers = (replace(straight.chambers[0], wire_x=wire), *straight.chambers[1:])
-    with pytest.raises(ConfigError, match="ch0.*half a cell"):
+    with pytest.raises(ConfigError, match=r"ch0.*half a cell"):
         DriftTubes(DriftTubes.Config(), replace(straight, chambers=chambers))
 
 

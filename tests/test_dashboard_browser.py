@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -188,7 +193,8 @@ def test_files_of_others_and_pages_of_others_are_refused(
 
 
 def test_without_topics_or_broker_the_page_says_why(installation: str, tmp_path: Path) -> None:
-    port = listen("127.0.0.1", 0)  # bound, not listening: nobody answers there
+    port = socket.socket()
+    port.bind(("127.0.0.1", 0))  # bound, not listening: nobody answers there
     nowhere = f"127.0.0.1:{port.getsockname()[1]}"
     feed = Feed(
         Topics(installation), PIPELINE,
@@ -203,3 +209,31 @@ def test_without_topics_or_broker_the_page_says_why(installation: str, tmp_path:
     finally:
         feed.stop()
         port.close()
+
+
+def test_the_process_serves_and_ends_cleanly(
+    bench: TalkingBench, broker: str, project: Path, tmp_path: Path
+) -> None:
+    text = (project / "configs" / "bench.toml").read_text()
+    file = tmp_path / "bench.toml"
+    file.write_text(re.sub(r'^name\s*=\s*"\w+"', f'name = "{bench.topics.system}"', text,
+                           count=1, flags=re.M))  # fmt: skip
+    command = [sys.executable, "-m", "dashboard", "--bench", str(file), "--kafka", broker,
+               "--data", str(tmp_path), "--port", "0"]  # fmt: skip
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            said = child.stdout.readline()
+            url = said.removeprefix("dashboard at ").strip()
+            assert url.startswith("http://127.0.0.1:"), said
+
+            def sources() -> set[str]:
+                with urllib.request.urlopen(url + "api/status", timeout=10) as answer:
+                    lines = json.load(answer)["sources"]
+                return {s["id"] for s in lines if s["lamp"]["level"] == "good"}
+
+            browse.wait_until(lambda: sources() == set(SOURCES), "all sources are heard")
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(15) == 0
+        finally:
+            child.kill()

@@ -134,7 +134,7 @@ def test_two_pipelines_want_a_name(tmp_path: Path) -> None:
 def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="there is no run 7 in"):
         opening.open(7, tmp_path)
-    with pytest.raises(EnvironmentProblem, match="there is no .*nothing: give"):
+    with pytest.raises(EnvironmentProblem, match=r"there is no .*nothing: give"):
         opening.open(tmp_path / "nothing")
     (tmp_path / "Run000001").mkdir()
     with pytest.raises(EnvironmentProblem, match=r"neither run\.json nor a data file"):

@@ -78,7 +78,7 @@ def test_a_file_goes_once_and_never_over_another(
     store.put_new(path, publish.sha256_of(path), "Run000042", "a.root")
     store.put_new(path, publish.sha256_of(path), "Run000042", "a.root")  # again: the same, fine
     path.write_bytes(b"other")
-    with pytest.raises(s3.Taken, match="s3://lab/telescope/Run000042/a.root holds another file"):
+    with pytest.raises(s3.Taken, match=r"s3://lab/telescope/Run000042/a\.root holds another file"):
         store.put_new(path, publish.sha256_of(path), "Run000042", "a.root")
     body = client_of(port).get_object(Bucket="lab", Key="telescope/Run000042/a.root")["Body"]
     assert body.read() == b"mine"

@@ -98,11 +98,10 @@ class Announcer:
             "n_events": job.events,
             "folder": str(job.folder),
         }
-        if state == OPEN:
-            record["n_events"] = sum(int(s["counts"]["events"]) for s in job.sidecars)
         said, when = self._said.get(number, ({}, 0.0))
         heard = self._runs.documents.writers.get((number, self._name))
-        if record == heard or (record == said and time.monotonic() < when + REPEAT_S):
+        wait = REPEAT_S if record == said else 1.0 if said.get("state") == state else 0.0
+        if record == heard or time.monotonic() < when + wait:
             return
         key = f"writer/{number}/{self._name}"
         self._publisher.publish(self._topic, json.dumps(record).encode(), key)

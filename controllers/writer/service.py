@@ -201,6 +201,6 @@ class Writer:
         self._paused = wanted
 
 
-def main(serving: Service, name: str) -> None:
-    """Write until told to stop."""
+def main(serving: Service, name: str = "root0") -> None:
+    """Serve as writer `name` until told to stop."""
     Writer(serving, name).serve()

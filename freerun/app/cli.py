@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from freerun.app import broker_cli
+from freerun.app import broker_cli, config_cli, demo_cli, run_cli, up_cli
 from freerun.errors import FreerunError
 
-GROUPS = [broker_cli]
+GROUPS = [demo_cli, up_cli, run_cli, config_cli, broker_cli]
 
 app = typer.Typer(
     name="freerun",

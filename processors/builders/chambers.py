@@ -1,4 +1,4 @@
-"""The drift chambers of a set-up as arrays for the kernels, and a slice's hits chamber by chamber."""
+"""The drift chambers of a set-up as arrays for kernels, and a slice's hits by chamber."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Chambers:
 
 
 class ChamberHits(NamedTuple):
-    """Tube hits grouped by chamber, in row order within each; chamber s is `[first[s], first[s+1])`."""
+    """Tube hits by chamber, in row order within each; slot s is `[first[s], first[s+1])`."""
 
     first: I64
     t: I64
@@ -103,7 +103,6 @@ def split(hits: HitRows, chambers: Chambers) -> ChamberHits:
     return out
 
 
-
 class Words(NamedTuple):
     """Trigger words grouped by chamber, as `ChamberHits` are; `t0` is what they say."""
 
@@ -143,11 +142,16 @@ def split_words(triggers: MarkRows, chambers: Chambers) -> Words:
 def from_geometry(geometry: Geometry) -> Chambers:
     """The drift chambers of `geometry`.
 
-    Raises `ConfigError` for a chamber whose layers are not equally spaced or whose wires are not
+    Raises `ConfigError` if there is none, for a chamber whose layers are not equally spaced or whose wires are not
     staggered by half a cell: the mean-timer knows only those.
     """
     chambers = geometry.chambers
     count = len(chambers)
+    if count == 0:
+        raise ConfigError(
+            "drift_tubes needs a detector of kind drift_chamber, and there is none: add one "
+            "or choose another builder"
+        )
     slot = np.full(256, -1, np.int64)
     column = np.full((count, 4, 256), NOWHERE, np.int16)
     wire, z = np.zeros((count, 4, 256)), np.zeros((count, 4))

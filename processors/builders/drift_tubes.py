@@ -14,52 +14,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from freerun.builder import (
-    FPGA, MEAN_TIMER, SCINT, SCINTILLATOR, TUBE, Array, Builder, Events, SliceRows,
-)  # fmt: skip
+    FPGA,
+    MEAN_TIMER,
+    SCINT,
+    SCINTILLATOR,
+    TUBE,
+    Array,
+    Builder,
+    Events,
+    SliceRows,
+)
 from freerun.config.units import Ps
 from freerun.histograms import Hist
 from processors.builders import monitors
 from processors.builders.chambers import (
-    HALF_CROSSING, ChamberHits, Chambers, Words, from_geometry, split, split_words,
-)  # fmt: skip
-from processors.builders.fits import free_layers, lines, mark_used
-from processors.builders.merge import FOLLOWER, FOUR_HITS, REACH, THREE_HITS, WORD, leaders
-from processors.builders.segments import candidates
-from processors.builders.suppress import AMBIGUOUS, LINKS, keep
+    HALF_CROSSING,
+    ChamberHits,
+    Chambers,
+    Words,
+    from_geometry,
+    split,
+    split_words,
+)
+from processors.builders.fits import free_layers
+from processors.builders.merge import FOLLOWER, REACH, WORD, leaders
+from processors.builders.suppress import LINKS
 from processors.builders.t0 import KINDS, combine
+from processors.builders.tracks import Segments, in_chamber
 from processors.builders.windows import overlaps, ranges, rows_of
 
 if TYPE_CHECKING:
     from freerun.config.geometry import Geometry
 
 KIND_CODES = {"mean_timer": MEAN_TIMER, "fpga": FPGA, "scintillator": SCINTILLATOR}
-THREE_ONLY, SECOND_NEAR = 1, 2
 FPGA_ERROR, SCINT_ERROR = 7.2, 1.0
 """ns: a crossing's rms, common to all chambers; the scintillator's jitter and tick."""
-SCINT_DELAY = 95_000
 
 T0Kind = Literal["mean_timer", "fpga", "scintillator"]
 Duration = Annotated[Ps, Field(ge=0, le=1_000_000)]
-
-
-class _Segments(NamedTuple):
-    """Kept segments of one chamber, or of all; one row each."""
-
-    t0: Array
-    rank: Array
-    chi2: Array
-    det: Array
-    n: Array
-    lat: Array
-    x: Array
-    slope: Array
-    quality: Array
 
 
 class DriftTubes(Builder):
@@ -77,17 +75,15 @@ class DriftTubes(Builder):
             (-50_000, 500_000), description="rows of an event, relative to its t0"
         )
         min_layers: Literal[3, 4] = Field(3, description="layers of a segment")
-        tolerance: Duration = Field(
-            12_000, description="a drift time may leave 0…T by this"
-        )
+        tolerance: Duration = Field(12_000, description="a drift time may leave 0…T by this")
         agree: Duration = Field(
             20_000, gt=0, description="the two mean-timers of four hits differ by less"
         )
         max_slope: float = Field(1.0, gt=0, le=2, description="|dx/dz| of four hits")
         resolution: Duration = Field(4_000, gt=0, description="of one drift time, for chi square")
         scint_delay: Ps | None = Field(
-            None, description="scintillators fire at t0 plus this; if left out, each at its "
-            "calibrated delay, or 95 ns if it has none"
+            None, description="scintillators fire at t0 plus this; if left out, each after the "
+            "delay of its calibration (95 ns)"
         )  # fmt: skip
 
         @model_validator(mode="after")
@@ -113,10 +109,10 @@ class DriftTubes(Builder):
         error[FPGA] = common[FPGA] = FPGA_ERROR
         error[SCINTILLATOR] = common[SCINTILLATOR] = SCINT_ERROR
         self._error, self._common = error, common
-        self._delay = np.full(256, self.config.scint_delay or SCINT_DELAY, np.int64)
-        if self.config.scint_delay is None:
-            for counter in geometry.scintillators:
-                self._delay[counter.det_index] = counter.delay_ps or SCINT_DELAY
+        told = self.config.scint_delay
+        self._delay = np.zeros(256, np.int64)
+        for counter in geometry.scintillators:
+            self._delay[counter.det_index] = counter.delay_ps if told is None else told
 
     def extent(self) -> tuple[int, int]:
         """The window."""
@@ -137,34 +133,6 @@ class DriftTubes(Builder):
         return far + max(0, -int(self._delay.min())), far + late
 
     # ------------------------------------------------------------------ t0 candidates
-
-    def _segments(self, hits: ChamberHits, slot: int, used: Array) -> tuple[_Segments, Array]:
-        """The kept segments of one chamber, and the times of seeds at a cap; marks hits used."""
-        c, config = self.chambers, self.config
-        rows = slice(hits.first[slot], hits.first[slot + 1])
-        t, layer = hits.t[rows], hits.layer[rows]
-        longest, sigma = int(c.longest[slot]), float(config.resolution)
-        half_layer = abs(c.z[slot, 1] - c.z[slot, 0]) / 2
-        found, busy = candidates(
-            t, layer, hits.column[rows], longest, config.tolerance,
-            (2.0 * config.agree / sigma) ** 2, sigma,
-            int(20 * config.max_slope * half_layer / c.speed[slot]),
-        )  # fmt: skip
-        state = keep(found.t0, found.chi2, found.hits, found.n, len(t))
-        best = np.flatnonzero((state > 0) & (found.n >= config.min_layers))
-        t0, chi2, hit, lat, n = (array.take(best, axis=0) for array in found)
-        mark_used(hit, used[rows])
-        x, slope = np.empty(len(t0), np.float32), np.empty(len(t0), np.float32)
-        lines(t, layer, hits.cell[rows], t0, hit, lat, c.wire[slot], c.z[slot],
-              float(c.speed[slot]), x, slope)  # fmt: skip
-        four = n == 4
-        near = state[best] & AMBIGUOUS > 0
-        segments = _Segments(
-            t0=t0, rank=np.where(four, FOUR_HITS, THREE_HITS), chi2=chi2,
-            det=np.full(len(t0), c.det[slot], np.uint8), n=n, lat=lat, x=x, slope=slope,
-            quality=np.where(four, 0, THREE_ONLY) | np.where(near, SECOND_NEAR, 0),
-        )  # fmt: skip
-        return segments, t[busy]
 
     def _confirmed(self, words: Words, hits: ChamberHits, used: Array) -> Array:
         """For each trigger word the layers of its chamber with a free hit in the drift window."""
@@ -188,8 +156,11 @@ class DriftTubes(Builder):
         config = self.config
         hits = split(s.hits, self.chambers)
         used = np.zeros(int(hits.first[-1]), np.bool_)
-        found = [self._segments(hits, slot, used) for slot in range(len(self.chambers.ids))]
-        segs = _Segments(*map(np.concatenate, zip(*(part for part, _ in found), strict=True)))
+        found = [
+            in_chamber(hits, slot, self.chambers, config, used)
+            for slot in range(len(self.chambers.ids))
+        ]
+        segs = Segments(*map(np.concatenate, zip(*(part for part, _ in found), strict=True)))
         words = split_words(s.triggers, self.chambers)
         layers = self._confirmed(words, hits, used)
         scint = self._scintillators(s)
@@ -265,7 +236,7 @@ class DriftTubes(Builder):
             into[f"{name}/drift_time"] += counts
 
 
-def _seg(segs: _Segments, words: Words, layers: Array, rows: Array, t0: Array) -> dict[str, Array]:
+def _seg(segs: Segments, words: Words, layers: Array, rows: Array, t0: Array) -> dict[str, Array]:
     """The segments of events, by rows of (segments, words); `t0` (ps) is relative to the event's.
 
     A word has no track: x and slope are 0 and chi2 is −1; its n counts layers with free hits.

@@ -20,22 +20,25 @@ LOOK = 48
 
 @kernel
 def lines(
-    t: I64, layer: U8, cell: U8, t0: I64, hits: I32, lat: U8, wire: F64, z: F64, speed: float,
-    x: F32, slope: F32,
+    t: I64, layer: U8, cell: U8, kept: I64, t0: I64, hits: I32, lat: U8, wire: F64, z: F64,
+    speed: float, x: F32, slope: F32, used: Bool,
 ) -> None:  # fmt: skip
-    """Least squares of wire ± speed·drift over z, for each segment of one chamber.
+    """Least squares of wire ± speed·drift over z, for the candidates `kept` of one chamber.
 
-    `wire` (4, cells) and `z` (4) in mm; writes the position at z = 0 in mm and dx/dz. Only
-    differences of times become floats, so the numbers do not depend on the slice.
+    `wire` (4, cells) and `z` (4) in mm, `speed` in mm/ps; writes the position at z = 0 in mm and
+    dx/dz, and marks the hits that are used. Only differences of times become floats, so the
+    numbers do not depend on the slice.
     """
-    for i in range(len(t0)):
+    for i in range(len(kept)):
+        c = kept[i]
         n, sz, sx, szz, szx = 0, 0.0, 0.0, 0.0, 0.0
         for k in range(4):
-            j = hits[i, k]
+            j = hits[c, k]
             if j < 0:
                 continue
-            side = 1.0 if lat[i] >> k & 1 else -1.0
-            at = wire[layer[j], cell[j]] + side * speed * np.float64(t[j] - t0[i])
+            used[j] = True
+            side = 1.0 if lat[c] >> k & 1 else -1.0
+            at = wire[layer[j], cell[j]] + side * speed * np.float64(t[j] - t0[c])
             n += 1
             sz += z[k]
             sx += at
@@ -66,12 +69,3 @@ def free_layers(
                     seen |= 1 << layer[j]
                 j += 1
             out[i] = (seen & 1) + (seen >> 1 & 1) + (seen >> 2 & 1) + (seen >> 3 & 1)
-
-
-@kernel
-def mark_used(hits: I32, used: Bool) -> None:
-    """Set `used` of every hit of the segments (s, 4)."""
-    for i in range(len(hits)):
-        for k in range(4):
-            if hits[i, k] >= 0:
-                used[hits[i, k]] = True

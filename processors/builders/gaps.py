@@ -36,9 +36,9 @@ class Gaps(Builder):
     """Events are chains of rows in time order whose neighbours are at most `gap` apart.
 
     A row begins an event if the row before is more than `gap` earlier (strictly; counted in
-    ticks of 25/30 ns where both rows are of one such clock, else in ps). Rows later than `longest` after the first row
-    of their chain are in no event; the event is then flagged TRUNCATED and counted as overflow.
-    The anchor is the time of the first row.
+    ticks of 25/30 ns where both rows are of one such clock, else in ps). Rows later than
+    `longest` after the first row of their chain are in no event; the event is then flagged
+    TRUNCATED and counted as overflow. The anchor is the time of the first row.
     """
 
     class Config(Builder.Config):
@@ -49,7 +49,7 @@ class Gaps(Builder):
         rows: Literal["tubes", "hits"] = Field("tubes", description="tubes only, or all hits")
 
     def reach(self) -> tuple[int, int]:
-        """One gap before the anchor; after it, all of the longest chain and the row that ends it."""
+        """One gap before the anchor; after it the longest chain and the row that ends it."""
         return self.config.gap + 1_000, self.config.longest + self.config.gap
 
     def extent(self) -> tuple[int, int]:

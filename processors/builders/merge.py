@@ -44,9 +44,7 @@ def best_near(t0: I64, rank: U8, chi2: F32, alive: Bool, merge: int) -> I64:
             if alive[new]:
                 while last > first:
                     q = queue[last - 1]
-                    worse = rank[q] > rank[new] or (
-                        rank[q] == rank[new] and chi2[q] > chi2[new]
-                    )
+                    worse = rank[q] > rank[new] or (rank[q] == rank[new] and chi2[q] > chi2[new])
                     if not worse:
                         break
                     last -= 1
@@ -74,9 +72,10 @@ def nearest(t0: I64, leads: Bool, merge: int) -> I64:
     for i in range(n - 1, -1, -1):
         if leads[i]:
             following = i
-        if following >= 0 and t0[following] - t0[i] <= merge:
-            if out[i] < 0 or t0[following] - t0[i] < t0[i] - t0[out[i]]:
-                out[i] = following
+        if following < 0 or t0[following] - t0[i] > merge:
+            continue
+        if out[i] < 0 or t0[following] - t0[i] < t0[i] - t0[out[i]]:
+            out[i] = following
     return out
 
 
@@ -115,9 +114,9 @@ def leaders(t0: I64, rank: U8, chi2: F32, merge: int) -> tuple[I64, Bool]:
         first, last = -1, -1
         while end < n and (end == begin or t0[end] - t0[end - 1] <= merge):
             if rank[end] < FOLLOWER:
-                if best < 0 or rank[end] < rank[best]:
-                    best = end
-                elif rank[end] == rank[best] and chi2[end] < chi2[best]:
+                if best < 0 or (
+                    rank[end] <= rank[best] and (rank[end] < rank[best] or chi2[end] < chi2[best])
+                ):
                     best = end
                 first = end if first < 0 else first
                 last = end

@@ -7,9 +7,10 @@ laterality is four bits, bit i set if the track passes layer i on the upper side
 
     h·T + s·(t − t0) = X + K·z       for its layers z = −3, −1, 1, 3
 
-With X, K and t0 free, four hits leave one check and three leave none. Least squares gives t0 as a
-ratio of integer sums over the hits, and the check is one integer sum. For alternating sides t0 is the mean of the two mean-timers, ¼(tA+2tB+tC−2T) and
-¼(tB+2tC+tD−2T), and the check is four times their difference.
+With X, K and t0 free, four hits leave one check and three leave none. Least squares gives t0 as
+a ratio of integer sums over the hits, and the check is one integer sum. For alternating sides t0
+is the mean of the two mean-timers, ¼(tA+2tB+tC−2T) and ¼(tB+2tC+tD−2T), and the check is a
+multiple of their difference.
 """
 
 from __future__ import annotations

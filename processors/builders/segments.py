@@ -16,9 +16,19 @@ import numpy.typing as npt
 
 from freerun.jit import kernel
 from processors.builders.patterns import (
-    CHECK_H, CHECK_NORM, CHECK_T, COUNT, LATERALITY, SLOPE_H, SLOPE_T, T0_H, T0_NORM, T0_T,
-    TRIPLE_LAYERS, TRIPLE_WEIGHT,
-)  # fmt: skip
+    CHECK_H,
+    CHECK_NORM,
+    CHECK_T,
+    COUNT,
+    LATERALITY,
+    SLOPE_H,
+    SLOPE_T,
+    T0_H,
+    T0_NORM,
+    T0_T,
+    TRIPLE_LAYERS,
+    TRIPLE_WEIGHT,
+)
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
@@ -80,9 +90,7 @@ def fit_four(
 
 
 @kernel
-def fit_three(
-    t: I64, h: I64, missing: int, longest: int, tolerance: int
-) -> tuple[int, int]:
+def fit_three(t: I64, h: I64, missing: int, longest: int, tolerance: int) -> tuple[int, int]:
     """The mean-timer's `(t0, laterality)` of three hits; laterality −1 if it does not apply.
 
     Only the alternating pattern counts: two wires in line, the third beside them, the track
@@ -233,5 +241,7 @@ def candidates(
         )  # fmt: skip
         count = _candidates(t, layer, h, longest, tolerance, limit, sigma, steepest, *out, busy)
         if count <= room:
-            return Candidates(*(array[:count] for array in out)), busy
+            return Candidates(
+                out.t0[:count], out.chi2[:count], out.hits[:count], out.lat[:count], out.n[:count]
+            ), busy
         room = count

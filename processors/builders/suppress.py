@@ -26,6 +26,15 @@ DROPPED, KEPT, AMBIGUOUS = 0, 1, 2
 
 
 @kernel
+def _better(n: int, chi2: float, t0: int, than_n: int, than_chi2: float, than_t0: int) -> bool:
+    if n != than_n:
+        return n > than_n
+    if chi2 != than_chi2:
+        return chi2 < than_chi2
+    return t0 < than_t0
+
+
+@kernel
 def keep(t0: I64, chi2: F64, hits: I32, n: U8, n_hits: int) -> U8:
     """DROPPED, KEPT or KEPT + AMBIGUOUS (as many hits as another that shares one) for each.
 
@@ -57,11 +66,7 @@ def keep(t0: I64, chi2: F64, hits: I32, n: U8, n_hits: int) -> U8:
                 if hit < 0:
                     continue
                 b = best[hit]
-                if b < 0 or n[c] > n[b]:
-                    best[hit] = c
-                elif n[c] == n[b] and (
-                    chi2[c] < chi2[b] or (chi2[c] == chi2[b] and t0[c] < t0[b])
-                ):
+                if b < 0 or _better(n[c], chi2[c], t0[c], n[b], chi2[b], t0[b]):
                     best[hit] = c
         for a in range(left):
             c = alive[a]
