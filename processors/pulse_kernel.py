@@ -140,7 +140,9 @@ def features_kernel(
     part = cfd_delay - delay
     ns = sample_ps / 1000.0
     for i in range(len(offsets) - 1):
-        first, end = offsets[i], offsets[i + 1]
+        # positions count within the pulse: a place in a long array would be rounded differently
+        wave = samples[offsets[i] : offsets[i + 1]]
+        first, end = 0, len(wave)
         base[i] = base_rms[i] = amp[i] = q[i] = qs[i] = psd[i] = rise[i] = 0.0
         cfd[i] = 0
         flags[i] = NO_PULSE
@@ -148,8 +150,8 @@ def features_kernel(
             continue
         n = min(baseline_samples, end - first)
         total, squares = 0, 0
-        for j in range(first, first + n):
-            value = int(np.int64(samples[j]))
+        for j in range(n):
+            value = int(np.int64(wave[j]))
             total += value
             squares += value * value
         level = total / n
@@ -157,26 +159,26 @@ def features_kernel(
         peak, top = first, 0.0
         saturated = False
         for j in range(first, end):
-            if samples[j] == 0 or samples[j] >= full_scale:
+            if wave[j] == 0 or wave[j] >= full_scale:
                 saturated = True
-            height = _height(samples, j, level, polarity)
+            height = _height(wave, j, level, polarity)
             if height > top:
                 peak, top = j, height
         at = -1.0
         if top > 5.0 * rms:
-            at = _crossing(samples, first, peak, end, fraction, delay, part, level, polarity)
+            at = _crossing(wave, first, peak, end, fraction, delay, part, level, polarity)
         found = at >= 0.0
         if found:
             cfd[i] = int(np.floor((at - first - pretrigger) * sample_ps + 0.5))
             rise[i] = ns * (
-                _level(samples, first, peak, 0.9 * top, level, polarity)
-                - _level(samples, first, peak, 0.1 * top, level, polarity)
+                _level(wave, first, peak, 0.9 * top, level, polarity)
+                - _level(wave, first, peak, 0.1 * top, level, polarity)
             )
         else:
             at = float(first + pretrigger)
         low = at - gate_before
-        long = _integral(samples, first, end, low, low + gate_long, level, polarity)
-        short = _integral(samples, first, end, low, low + gate_short, level, polarity)
+        long = _integral(wave, first, end, low, low + gate_long, level, polarity)
+        short = _integral(wave, first, end, low, low + gate_short, level, polarity)
         base[i], base_rms[i], amp[i] = level, rms, top
         q[i], qs[i] = long * ns, short * ns
         if long > 0.0:

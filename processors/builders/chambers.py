@@ -142,8 +142,8 @@ def split_words(triggers: MarkRows, chambers: Chambers) -> Words:
 def from_geometry(geometry: Geometry) -> Chambers:
     """The drift chambers of `geometry`.
 
-    Raises `ConfigError` if there is none, for a chamber whose layers are not equally spaced or whose wires are not
-    staggered by half a cell: the mean-timer knows only those.
+    Raises `ConfigError` if there is none, for a chamber whose layers are not equally spaced, and
+    for one whose wires are not staggered by half a cell: the mean-timer knows only those.
     """
     chambers = geometry.chambers
     count = len(chambers)
