@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from freerun import schemas
+from freerun.errors import Quarantined
 from freerun.heartbeat import Heart
 from freerun.kafka import Publisher, Reader
 from freerun.plan import Run
@@ -42,48 +44,67 @@ class Fold:
         self._last: dict[int, int] = {}
 
     def add(self, p: int, offset: int, part: ResultPart, body: bytes) -> None:
-        """One delta of partition `p`; a slice at or before the last one seen is dropped."""
+        """One delta of partition `p`; a slice at or before the last one seen is dropped.
+
+        A delta that cannot be read is counted as `bad`: its slice is done, its numbers are lost.
+        """
         self.offsets[p] = offset + 1
         if part.k <= self._last.get(p, -1):
             self.totals["duplicates"] += 1
             return
         self._last[p] = part.k
-        batch = read_batch(body)
-        meta = batch.schema.metadata or {}
-        if not self.values:
-            self.hists = json.loads(meta.get(b"hists", b"[]"))
-        values = batch.column("values")
-        flat, cuts = values.flatten().to_numpy(), values.offsets.to_numpy()
-        for i, name in enumerate(batch.column("name").to_pylist()):
-            mine = flat[cuts[i] : cuts[i + 1]]
-            if name in self.values:
-                self.values[name] += mine
-            else:
-                self.values[name] = mine.copy()
-                self.shapes[name] = batch.column("shape")[i].as_py()
-        info = part.info or {}
-        self.rows.update(info.get("rows", {}))
-        self.hits.update(info.get("hits", {}))
-        self.totals["events"] += info.get("n_events", 0)
-        self.totals["slices"] += 1
-        self.totals["complete"] += bool(info.get("complete"))
-        second = self.seconds[(part.k - self.first) * self.L // 1_000_000_000]
-        second.update(info.get("rows", {}))
-        second["/events"] += info.get("n_events", 0)
-        second["/slices"] += 1
+        try:
+            self._sum(read_batch(body))
+            self._count(part.k, part.info or {})
+        except (Quarantined, KeyError, TypeError, ValueError):
+            self.totals["bad"] += 1
         self.newest = max(self.newest, part.k)
         self._ahead.add(part.k)
         while self.next in self._ahead:
             self._ahead.remove(self.next)
             self.next += 1
 
+    def _sum(self, batch: pa.RecordBatch) -> None:
+        names = batch.column("name").to_pylist()
+        shapes = batch.column("shape").to_pylist()
+        values = batch.column("values")
+        flat, cuts = values.flatten().to_numpy(), values.offsets.to_numpy()
+        mine = {
+            name: flat[a:b] for name, a, b in zip(names, cuts[:-1], cuts[1:], strict=True)
+        }
+        for name, some in mine.items():  # all or nothing: no histogram may be half of a slice
+            if name in self.values and len(self.values[name]) != len(some):
+                raise ValueError(f"{name} has {len(some)} bins, before {len(self.values[name])}")
+        if not self.hists:
+            self.hists = json.loads((batch.schema.metadata or {}).get(b"hists", b"[]"))
+        for name, shape in zip(names, shapes, strict=True):
+            if name in self.values:
+                self.values[name] += mine[name]
+            else:
+                self.values[name], self.shapes[name] = mine[name].copy(), shape
+
+    def _count(self, k: int, info: Mapping[str, Any]) -> None:
+        self.rows.update(info.get("rows", {}))
+        self.hits.update(info.get("hits", {}))
+        self.totals["events"] += info.get("n_events", 0)
+        self.totals["slices"] += 1
+        self.totals["complete"] += bool(info.get("complete"))
+        t = (k - self.first) * self.L // 1_000_000_000
+        second = self.seconds[t]
+        second.update(info.get("rows", {}))
+        second["/events"] += info.get("n_events", 0)
+        second["/slices"] += 1
+        while len(self.seconds) > 2 * HISTORY_S:
+            del self.seconds[min(self.seconds)]
+
     def rates(self) -> list[list[Any]]:
         """`[run time s, {source: rows/s}, events/s]` of the last minutes; whole seconds only."""
         per_second = max(1, 1_000_000_000 // self.L)
+        newest = max(self.seconds, default=0)
         out = []
         for t in sorted(self.seconds)[-HISTORY_S:]:
             c = self.seconds[t]
-            if c["/slices"] < per_second and t == max(self.seconds):
+            if c["/slices"] < per_second and t == newest:
                 continue
             scale = 1e9 / (c["/slices"] * self.L)
             rows = {s: n * scale for s, n in c.items() if not s.startswith("/")}
@@ -91,8 +112,6 @@ class Fold:
         return out
 
     def record(self, final: bool) -> tuple[ResultPart, bytes]:
-        import pyarrow as pa
-
         names = list(self.values)
         batch = pa.RecordBatch.from_arrays(
             [

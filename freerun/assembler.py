@@ -6,7 +6,7 @@ bundles. The shell reads records, offers them in order, and asks for what is rea
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,8 +37,9 @@ class Fragment:
     bodies: list[bytes] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
-    state: str = ""  # "" while open, CLOSED or BROKEN
+    state: str = ""  # "" while open, CLOSED or BROKEN; these two are final
     detail: str = ""
+    passed_before: int = 0  # the source's `passed` before the first record
 
     @property
     def close(self) -> Mapping[str, int]:
@@ -81,12 +82,12 @@ class SourceState:
     held: bool = False
     fragments: dict[int, Fragment] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
-    gave_up: deque[int] = field(default_factory=lambda: deque(maxlen=4096))
 
     def to_json(self, first: Fragment | None) -> dict[str, Any]:
         last = first.last_before if first else self.last
         late = first.late_before if first else self.last_late
-        return {"l": list(last), "t": list(late), "x": self.passed, "s": self.seen}
+        passed = first.passed_before if first else self.passed
+        return {"l": list(last), "t": list(late), "x": passed, "s": self.seen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,9 @@ class Assembler:
 
     # ------------------------------------------------------------------ records in
 
-    def offer(self, source: str, offset: int, part: Part | Quarantined, body: bytes, plan: Plan) -> bool:
+    def offer(
+        self, source: str, offset: int, part: Part | Quarantined, body: bytes, plan: Plan
+    ) -> bool:
         """Take in one record. False: held, to be offered again when the plan knows more."""
         state = self.sources[source]
         if isinstance(part, Quarantined):
@@ -135,13 +138,13 @@ class Assembler:
             older = part.inc < state.last[0]
             self._count(state, offset, "stale" if older else "duplicate", part.rows)
             return self._done(state, offset)
-        before, late_before = state.last, state.last_late
+        before = state.last, state.last_late, state.passed
         state.passed = max(state.passed, part.k)
         if part.part != MARK:
             if not plan.decided(part.k):
                 state.held = True
                 return False
-            self._place(state, source, offset, part, body, plan, before, late_before)
+            self._place(state, source, offset, part, body, plan, before)
         state.last = part.triple
         return self._done(state, offset)
 
@@ -149,8 +152,9 @@ class Assembler:
         self, state: SourceState, source: str, offset: int, part: Part, plan: Plan
     ) -> bool:
         number = (part.inc, part.part)
-        if number <= state.last_late:
-            self._count(state, offset, "duplicate", part.rows)
+        if number <= state.last_late or part.inc < state.last[0]:
+            older = part.inc < max(state.last[0], state.last_late[0])
+            self._count(state, offset, "stale" if older else "duplicate", part.rows)
         elif not plan.decided(part.k):
             state.held = True
             return False
@@ -162,31 +166,41 @@ class Assembler:
 
     def _place(
         self, state: SourceState, source: str, offset: int, part: Part, body: bytes, plan: Plan,
-        before: Triple, late_before: tuple[int, int],
+        before: tuple[Triple, tuple[int, int], int],
     ) -> None:  # fmt: skip
+        last, late, passed = before
         if source not in plan.roster(part.k):
             return self._count(state, offset, "off_roster", part.rows)
-        if part.k < self.next:
-            name = "after_give_up" if part.k in state.gave_up else "duplicate"
-            return self._count(state, offset, name, part.rows)
         fragment = state.fragments.get(part.k)
-        if fragment is None and part.k < state.passed:
+        mine = fragment if fragment is not None and fragment.inc == part.inc else None
+        final = part.k < self.next or (fragment is not None and fragment.state != "")
+        if final and (mine is None or mine.state == CLOSED):
+            if part.k < self.next and source in plan.given_up(part.k):
+                name = "after_give_up"
+            elif (part.inc, part.k) == last[:2]:
+                name = "broken"  # the rest of a fragment whose fate is known
+            else:
+                name = "gap" if part.k < passed else "duplicate"
+            return self._count(state, offset, name, part.rows)
+        if part.k < passed and mine is None:
             return self._count(state, offset, "gap", part.rows)
-        if fragment is not None and fragment.inc != part.inc:
-            if fragment.state == CLOSED:
-                return self._count(state, offset, "duplicate", part.rows)
-            self._count(state, offset, "gap", fragment.rows)
-            first, before, late_before = fragment.offset, fragment.last_before, fragment.late_before
-            fragment = Fragment(source, part.inc, first, before, late_before)
-            state.fragments[part.k] = fragment
         if fragment is None:
-            fragment = Fragment(source, part.inc, offset, before, late_before)
+            fragment = Fragment(source, part.inc, offset, last, late, passed_before=passed)
+            state.fragments[part.k] = fragment
+        elif mine is None:
+            # what a dead process left open: the new one began again in the same slice
+            self._count(state, offset, "gap", fragment.rows)
+            fragment = Fragment(
+                source, part.inc, fragment.offset, fragment.last_before, fragment.late_before,
+                passed_before=fragment.passed_before,
+            )
             state.fragments[part.k] = fragment
         if self._check is not None:
             try:
                 self._check(part, body)
             except Quarantined as why:
-                fragment.state, fragment.detail = BROKEN, why.reason
+                if not fragment.state:
+                    fragment.state, fragment.detail = BROKEN, why.reason
                 self._quarantine(state, source, offset, why, part.rows)
                 return None
         fragment.parts.append(part)
@@ -198,7 +212,9 @@ class Assembler:
             fragment.detail = f"part {len(fragment.parts) - 1} expected, got {part.part}"
         if part.closes and not fragment.state:
             said = fragment.close
-            if said.get("parts") == len(fragment.parts) and said.get("rows") == fragment.rows:
+            if said.get("refused"):
+                fragment.state, fragment.detail = BROKEN, "the broker refused a part"
+            elif said.get("parts") == len(fragment.parts) and said.get("rows") == fragment.rows:
                 fragment.state = CLOSED
             else:
                 fragment.state = BROKEN
@@ -214,7 +230,7 @@ class Assembler:
         return True
 
     def _count(self, state: SourceState, offset: int, name: str, rows: int) -> None:
-        if offset >= state.seen:
+        if offset >= state.seen and rows:
             state.counts[name] += rows
 
     def _quarantine(
@@ -270,8 +286,6 @@ class Assembler:
         counts = {}
         for source, state in self.sources.items():
             state.fragments.pop(k, None)
-            if source in missing and missing[source].why == GIVEN_UP:
-                state.gave_up.append(k)
             if state.counts:
                 counts[source] = dict(state.counts)
                 state.counts.clear()
@@ -280,8 +294,11 @@ class Assembler:
         return Bundle(k, base.seq, tuple(fragments), missing, counts)
 
     def _skip(self, plan: Plan) -> None:
-        """Move on over slices that are decided to be in no run."""
-        if plan.install is None:
+        """Move on over slices that are decided to be in no run.
+
+        Nothing is skipped before the first entry is known: recorded time may lie anywhere.
+        """
+        if plan.install is None or not plan.entries:
             return
         while plan.decided(self.next) and plan.run_of(self.next) is None:
             ahead = [
@@ -294,7 +311,11 @@ class Assembler:
             self.next = first_in(self.p, max(self.next + 1, to), self.P)
 
     def positions(self) -> dict[str, Resume]:
-        """Where each source's log must be taken up again, and with what knowledge."""
+        """Where each source's log must be taken up again, and with what knowledge.
+
+        To be asked right after `ready` gave a bundle, when all counts were just reported: what is
+        counted later, before these positions, would be reported by nobody.
+        """
         out = {}
         for source, state in self.sources.items():
             first = min(state.fragments.values(), key=lambda f: f.offset, default=None)

@@ -204,11 +204,19 @@ class Reader:
         return self.bounds(where, timeout)[1]
 
     def bounds(self, where: Where, timeout: float = 5.0) -> tuple[int, int]:
-        """First offset kept, and the end."""
-        got = self._call(self._consumer.get_watermark_offsets, TopicPartition(*where), timeout)
-        if got is None:
-            raise BrokerTrouble(f"no answer about the end of {where[0]}/{where[1]}")
-        return int(got[0]), int(got[1])
+        """First offset kept, and the end. Tries again while a new partition has no leader yet."""
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                got = self._consumer.get_watermark_offsets(TopicPartition(*where), timeout)
+                if got is not None:
+                    return int(got[0]), int(got[1])
+                trouble: FreerunError = BrokerTrouble(f"no answer about {where[0]}/{where[1]}")
+            except KafkaException as error:
+                trouble = _trouble(error, f"the end of {where[0]}/{where[1]}")
+            if time.monotonic() > end:
+                raise trouble
+            time.sleep(0.05)
 
     def offsets_at(
         self, places: Iterable[Where], time_ms: int, timeout: float = 10.0

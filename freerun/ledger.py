@@ -1,6 +1,6 @@
 """The account of a run: two chains and a link, per source; every difference has a name. Pure.
 
-    read      = in Kafka + malformed + quarantined + pre_start + dropped      (at the source)
+    read      = in Kafka - sent twice + malformed + quarantined + pre_start + dropped  (the source)
     in Kafka  = assembled + gap + broken + given up + after give-up + off roster
                 + quarantined + late + stale + duplicate                       (in the topic)
     assembled = processed + failed;  processed = hits + other + masked + unknown
@@ -27,44 +27,111 @@ IN_TOPIC = (
     "late", "stale", "duplicate",
 )  # fmt: skip
 LOSSES = ("malformed", "quarantined", "dropped", "gap", "broken", "given_up", "after_give_up",
-          "off_roster", "quarantined_topic", "late", "stale", "failed")  # fmt: skip
+          "off_roster", "quarantined_topic", "late", "superseded", "failed")  # fmt: skip
 _WHY = {GAP: "gap", BROKEN: "broken", GIVEN_UP: "given_up"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The counts of one life of a source when it stood at the start of slice `k`."""
+
+    k: int
+    counts: Mapping[str, int]
+    mark: bool
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Counts only grow, so of two that stand at the same slice the greater is the later."""
+        return self.k, self.counts.get("read", 0), self.counts.get("dropped", 0)
+
+
+@dataclass
+class LifeAccount:
+    """One incarnation, as far as it took part in the run."""
+
+    base: Standing | None = None  # before its first slice of the run
+    end: Standing | None = None  # after its last one
+    open: dict[int, list[int]] = field(default_factory=dict)  # slice → [highest part, rows]
+    closed: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)  # numbers of late parts
+    late_rows: int = 0
+
+    def stand(self, new: Standing, first: int, last: int) -> None:
+        base = self.base
+        if new.k <= first:
+            if base is None or base.k > first or new.key > base.key:
+                self.base = new
+        elif new.mark and (base is None or (base.k > first and new.key < base.key)):
+            self.base = new  # it joined in the middle of the run
+        if first < new.k <= last + 1 and (self.end is None or new.key > self.end.key):
+            self.end = new
+
+    def again(self, part: Part) -> bool:
+        """Was this very record here already?"""
+        if part.late:
+            if part.part in self.late:
+                return True
+            self.late.add(part.part)
+            return False
+        return part.k in self.closed or (
+            part.k in self.open and part.part <= self.open[part.k][0]
+        )
+
+    def total(self, name: str) -> int:
+        """How much a count grew during the run."""
+        if self.end is None:
+            return 0
+        return self.end.counts.get(name, 0) - (self.base.counts.get(name, 0) if self.base else 0)
 
 
 @dataclass
 class SourceAccount:
-    """What one source did and what became of it; numbers are rows."""
+    """What one source did and what became of it; numbers are rows. Slices first…last count."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    base: dict[int, Mapping[str, int]] = field(default_factory=dict)  # incarnation → at its mark
-    last: dict[int, tuple[int, Mapping[str, int]]] = field(default_factory=dict)
-    open_rows: Counter[tuple[int, int]] = field(default_factory=Counter)  # (inc, k) → rows
+    first: int = 0
+    last: int = 1 << 62
+    lives: dict[int, LifeAccount] = field(default_factory=dict)
 
     def see(self, part: Part) -> None:
-        """One record of the source's topic, of a slice of the run (marks of any slice)."""
-        if part.part == MARK:
-            if part.close is not None:
-                self.base.setdefault(part.inc, part.close)
+        """One record of the source's topic, of any slice, in the order of its partition."""
+        life = self.lives.setdefault(part.inc, LifeAccount())
+        mark = part.part == MARK
+        if part.close is not None:
+            life.stand(Standing(part.k + (not mark), part.close, mark), self.first, self.last)
+        if mark or not self.first <= part.k <= self.last:
             return
         self.counts["in_kafka"] += part.rows
-        if part.late:
-            return
-        key = (part.inc, part.k)
-        self.open_rows[key] += part.rows
-        if part.closes and part.close is not None:
-            del self.open_rows[key]
-            if part.k >= self.last.get(part.inc, (-1, {}))[0]:
-                self.last[part.inc] = (part.k, part.close)
+        if life.again(part):
+            self.counts["twice"] += part.rows
+        elif part.late:
+            life.late_rows += part.rows
+        elif part.closes:
+            life.open.pop(part.k, None)
+            life.closed.add(part.k)
+        else:
+            seen = life.open.setdefault(part.k, [part.part, 0])
+            seen[0], seen[1] = part.part, seen[1] + part.rows
 
     def close(self) -> None:
-        """Add up the closes: differences to the mark with which each incarnation began."""
-        for inc, (_, close) in self.last.items():
-            base = self.base.get(inc, {})
-            for name in ("read", *AT_SOURCE, "lost"):
-                self.counts[name] += close.get(name, 0) - base.get(name, 0)
-        unclosed = sum(self.open_rows.values())
-        self.counts["unclosed"] = unclosed
-        self.counts["read"] += unclosed
+        """Add up the closes: differences to where each incarnation began."""
+        sums: Counter[str] = Counter()
+        for life in self.lives.values():
+            for name in (*AT_SOURCE, "lost"):
+                sums[name] += life.total(name)
+            told = life.total("late")
+            # late parts are in the counts of closes only from the next close on, and may be of
+            # slices of the run before: then the run goes on from a close, not from a mark
+            borrowed = life.base is not None and not life.base.mark
+            late = life.late_rows if borrowed else max(told, life.late_rows)
+            behind = life.end.k if life.end is not None else self.first
+            unclosed = sum(rows for k, (_, rows) in life.open.items() if k >= behind)
+            sums["read"] += life.total("read") - told + late + unclosed
+            sums["unclosed"] += unclosed + late - min(late, told)
+        for name in ("read", *AT_SOURCE, "lost", "unclosed"):
+            self.counts[name] = sums[name]
+        copies = self.counts["duplicate"] + self.counts["stale"] - self.counts["twice"]
+        self.counts["superseded"] = max(0, copies)
 
 
 @dataclass
@@ -80,6 +147,10 @@ class Account:
     seen: set[int] = field(default_factory=set)
     assembled: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
     why: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for account in self.sources.values():
+            account.first, account.last = self.first, self.last
 
     def bundle(self, bundle: Bundle) -> None:
         """What the assembler, run again over the raw topic, says of a slice."""
@@ -125,6 +196,11 @@ class Account:
             account["processed"] += mine["rows"]
             for name in ("hits", "other", "masked", "unknown", "unassigned", "shared", "in_events"):
                 account[name] += mine.get(name, 0)
+        for source, absent in info.get("missing", {}).items():
+            # whole in Kafka, but the lane did without it: given up first, or unreadable
+            rows, _ = self.assembled.pop((k, source), (0, 0))
+            self.sources[source].counts["assembled"] -= rows
+            self.sources[source].counts[_WHY.get(absent["why"], "broken")] += rows
 
     def stored(self, events: int) -> None:
         self.events["stored"] += events
@@ -146,7 +222,7 @@ class Account:
             c = account.counts
             for text, left, right in (
                 ("read = in Kafka + kept back", c["read"],
-                 c["in_kafka"] - c["duplicate"] - c["stale"] + sum(c[x] for x in AT_SOURCE)),
+                 c["in_kafka"] - c["twice"] + sum(c[x] for x in AT_SOURCE)),
                 ("in Kafka = assembled + named", c["in_kafka"], sum(c[x] for x in IN_TOPIC)),
                 ("assembled = processed + failed", c["assembled"], c["processed"] + c["failed"]),
                 ("processed = hits + rest", c["processed"],
@@ -158,7 +234,7 @@ class Account:
                     gaps.append(f"{source}: {text}: {left} is not {right}")
             named = {x: c[x] for x in LOSSES if c[x]}
             per_source[source] = {
-                **{x: c[x] for x in ("read", "in_kafka", *AT_SOURCE, "unclosed", *IN_TOPIC,
+                **{x: c[x] for x in ("read", "in_kafka", *AT_SOURCE, "unclosed", "twice", *IN_TOPIC,
                                      "processed", "failed", "hits", "other", "masked", "unknown",
                                      "in_events", "unassigned", "shared", "lost")},
                 "live_fraction": c["live_slices"] / n if n else 1.0,

@@ -131,24 +131,25 @@ class Plan:
         base = self.base(k)
         if base is None or base.run is None:
             return {}
-        out = {s: base for s in base.given_up}
-        for entry in self.entries:
-            if (
-                entry.kind == "give_up"
-                and entry.run == base.run
-                and entry.seq > base.seq
-                and entry.from_slice <= k
-            ):
-                out.update(dict.fromkeys(entry.given_up, entry))
-        return out
+        out = dict.fromkeys(base.given_up, base)
+        overlays: dict[str, Entry] = {}
+        for entry in reversed(self.entries):
+            if entry.seq <= base.seq:
+                break
+            if entry.kind == "give_up" and entry.run == base.run and entry.from_slice <= k:
+                overlays = dict.fromkeys(entry.given_up, entry) | overlays
+        return out | overlays
 
     def decided(self, k: int) -> bool:
         """Can no later entry but a give-up change what holds at slice `k`?"""
+        if self.install is None or self.read_at_ns <= 0:
+            return False
+        if k < slice_of(self.read_at_ns + DECIDED_NS, self.install.L):
+            return True
         if any(e.kind != "give_up" and e.from_slice > k for e in self.entries):
             return True
-        if self.install is None:
-            return False
-        return k < slice_of(self.read_at_ns + DECIDED_NS, self.install.L)
+        base = self.base(k)  # recorded time may lie in the host's future
+        return base is not None and base.run is not None and base.clock == DATA
 
     def runs(self) -> list[Run]:
         """All runs, in order."""

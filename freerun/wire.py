@@ -58,6 +58,13 @@ class Part:
 
 
 _NUMBERS = ("inc", "k", "part", "flags", "tick0", "num", "den", "anchor", "rows", "ga", "gb", "crc")
+_INT64 = range(-(2**63), 2**63)
+_NATURAL = range(2**63)
+_RANGES = {
+    "inc": _NATURAL, "k": _NATURAL, "part": range(MARK, 2**63), "flags": range(8),
+    "num": range(1, 2**63), "den": range(1, 2**63), "rows": _NATURAL, "ga": _NATURAL,
+    "gb": _NATURAL, "crc": range(2**32),
+}  # fmt: skip
 
 
 def part_headers(part: Part) -> Headers:
@@ -70,30 +77,60 @@ def part_headers(part: Part) -> Headers:
     return out
 
 
+def _ascii(value: bytes | None) -> str:
+    if not isinstance(value, bytes):
+        raise ValueError(f"a header is bytes, got {value!r}")
+    return value.decode("ascii")
+
+
+def _number(value: bytes | None) -> int:
+    """A decimal number; what else `int` would take (blanks, underscores) is none of ours."""
+    text = _ascii(value)
+    if not text.removeprefix("-").isdigit() or len(text) > 20:
+        raise ValueError(f"expected a decimal number, got {text[:40]!r}")
+    return int(text)
+
+
+def _json(value: bytes | None) -> Any:
+    try:
+        return json.loads(_ascii(value))
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def _counts(value: bytes | None) -> dict[str, int] | None:
+    """The counts of a close: names to whole numbers of 64 bits."""
+    if not value:
+        return None
+    counts = _json(value)
+    if not isinstance(counts, dict) or not all(
+        type(n) is int and n in _INT64 for n in counts.values()
+    ):
+        raise ValueError("the close does not hold whole numbers")
+    return counts
+
+
 def read_part(headers: Iterable[tuple[str, bytes | None]] | None) -> Part:
     """The part behind Kafka headers; raises `Quarantined` if they are not those of a part."""
     if not headers:
         raise Quarantined("no_headers", "expected the headers of a raw part, got none")
-    got = dict(headers)
     try:
+        got = dict(headers)
         if got["v"] != b"%d" % VERSION:
             raise Quarantined("version", f"expected header v={VERSION}, got {got['v']!r}")
-        numbers = {name: int(got[name] or b"") for name in _NUMBERS}
-        raw_close = got.get("close")
-        close = json.loads(raw_close) if raw_close else None
-        source, schema = (got["src"] or b"").decode(), (got["schema"] or b"").decode()
-    except (KeyError, ValueError) as error:
+        numbers = {name: _number(got[name]) for name in _NUMBERS}
+        close = _counts(got.get("close"))
+        source, schema = _ascii(got["src"]), _ascii(got["schema"])
+    except (KeyError, ValueError, TypeError) as error:
         raise Quarantined("bad_headers", f"{type(error).__name__} {error}") from error
+    for name, number in numbers.items():
+        if number not in _RANGES.get(name, _INT64):
+            raise Quarantined("bad_headers", f"{name} = {number} is out of its range")
     part = Part(source=source, schema=schema, close=close, **numbers)
-    if close is not None and not all(
-        isinstance(k, str) and isinstance(v, int) for k, v in close.items()
-    ):
-        raise Quarantined("bad_headers", "the close does not hold whole numbers")
-    if (
-        part.num <= 0 or part.den <= 0 or part.rows < 0 or part.ga < 0 or part.gb < 0
-        or part.part < MARK or part.inc < 0 or (part.closes and close is None)
-    ):  # fmt: skip
-        raise Quarantined("bad_headers", "a number is out of its range")
+    if part.closes and close is None:
+        raise Quarantined("bad_headers", "a close without its counts")
+    if (part.closes and part.late) or (part.part == MARK and (part.flags or part.rows)):
+        raise Quarantined("bad_headers", f"part {part.part} with flags {part.flags}")
     return part
 
 
@@ -114,8 +151,9 @@ def read_batch(body: bytes | memoryview | pa.Buffer) -> pa.RecordBatch:
     try:
         with pa.ipc.open_stream(body) as reader:
             batch = reader.read_next_batch()
-        batch.validate()
-    except (pa.ArrowException, StopIteration, ValueError, OSError) as error:
+        # full: offsets of lists, too, which a kernel would follow anywhere
+        batch.validate(full=True)
+    except (pa.ArrowException, StopIteration, ValueError, TypeError, OSError) as error:
         raise Quarantined("bad_body", f"{type(error).__name__}: {error}") from error
     return batch
 
@@ -152,16 +190,17 @@ def result_headers(part: ResultPart, body: bytes | memoryview) -> Headers:
 
 def read_result(headers: Iterable[tuple[str, bytes | None]] | None) -> ResultPart:
     """The result part behind Kafka headers; raises `Quarantined` if they are not one."""
-    got = dict(headers or ())
     try:
-        raw_info = got.get("info")
-        return ResultPart(
-            k=int(got["k"] or b""),
-            part=int(got["part"] or b""),
-            parts=int(got["parts"] or b""),
-            table=(got["table"] or b"").decode(),
-            rows=int(got["rows"] or b""),
-            info=json.loads(raw_info) if raw_info else None,
-        )
-    except (KeyError, ValueError) as error:
+        got = dict(headers or ())
+        if got["v"] != b"%d" % VERSION:
+            raise Quarantined("version", f"expected header v={VERSION}, got {got['v']!r}")
+        k, part, parts, rows = (_number(got[name]) for name in ("k", "part", "parts", "rows"))
+        table = _ascii(got["table"])
+        info = _json(got["info"]) if got.get("info") else None
+    except (KeyError, ValueError, TypeError) as error:
         raise Quarantined("bad_headers", f"{type(error).__name__} {error}") from error
+    if not (0 <= part < parts <= 2**31 and 0 <= rows < 2**63 and abs(k) < 2**63):
+        raise Quarantined("bad_headers", f"part {part} of {parts}, {rows} rows, slice {k}")
+    if info is not None and not isinstance(info, dict):
+        raise Quarantined("bad_headers", "info is not a JSON object")
+    return ResultPart(k, part, parts, table, rows, info)

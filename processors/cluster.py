@@ -35,6 +35,7 @@ class Cluster:
         )  # fmt: skip
         self._numbers = itertools.count()
         self._queues: dict[str, list[Running]] = {}
+        self._stuck: dict[str, list[Future]] = {}
 
     @property
     def dashboard(self) -> str:
@@ -45,8 +46,15 @@ class Cluster:
         return bool(self._client.status == "running")
 
     def workers(self) -> list[str]:
-        """Addresses of the workers that the scheduler knows now, sorted."""
-        return sorted(self._client.scheduler_info(n_workers=-1)["workers"])
+        """Addresses of the workers that can take work now, sorted.
+
+        One that is stuck in a task of ours can not; when that ends at last, it is back.
+        """
+        for worker, futures in list(self._stuck.items()):
+            if all(f.done() for f in futures):
+                del self._stuck[worker]
+        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        return sorted(w for w in known if w not in self._stuck)
 
     def keep_busy(self, worker: str, spec: dict[str, Any], partitions: list[int], seconds: float) -> None:
         """Let two tasks be queued on the worker, so that it never waits for the scheduler."""
@@ -76,14 +84,23 @@ class Cluster:
         now = time.monotonic()
         return [w for w, q in self._queues.items() if q and now - q[0].begun > q[0].asked_s + grace_s]
 
-    def drop(self, worker: str) -> None:
-        """Forget a worker's tasks; what they may still do is fenced."""
-        for running in self._queues.pop(worker, []):
+    def cancel_waiting(self, worker: str) -> None:
+        """Take back the tasks that wait behind the worker's first one."""
+        for running in self._queues.get(worker, [])[1:]:
             running.future.cancel(force=True)
+        self._queues[worker] = self._queues.get(worker, [])[:1]
+
+    def drop(self, worker: str) -> None:
+        """Forget a worker's tasks; what its first one may still do is fenced."""
+        self.cancel_waiting(worker)
+        for running in self._queues.pop(worker):
+            if not running.future.done():
+                self._stuck.setdefault(worker, []).append(running.future)
 
     def close(self) -> None:
-        for worker in list(self._queues):
-            self.drop(worker)
+        for queue in self._queues.values():
+            for running in queue:
+                running.future.cancel(force=True)
         self._client.close(timeout=2)
 
 

@@ -162,6 +162,32 @@ def _merge_sort(order: I64, first: int, last: int, t: I64, tie: I64) -> None:
 
 
 @kernel
+def gather(
+    order: I64, t: I64, tick: I64, channel: I16, source: I16, body: Bool, table: U8,
+    o_t: I64, o_tick: I64, o_channel: I16, o_source: I16, o_body: Bool,
+    det: U8, layer: U8, cell: U8, role: U8,
+) -> None:  # fmt: skip
+    """All columns of the hits in the given order. `table` is uint8 (sources, channels, 4)."""
+    for i in range(len(order)):
+        row = order[i]
+        s, c = source[row], channel[row]
+        o_t[i], o_tick[i] = t[row], tick[row]
+        o_channel[i], o_source[i], o_body[i] = c, s, body[row]
+        det[i], layer[i] = table[s, c, 0], table[s, c, 1]
+        cell[i], role[i] = table[s, c, 2], table[s, c, 3]
+
+
+@kernel
+def account(source: I16, body: Bool, used: npt.NDArray[np.uint16], out: I64) -> None:
+    """Per source: uses in events, body rows unused, body rows used. `out` is int64 (sources, 3)."""
+    for i in range(len(source)):
+        mine = source[i]
+        out[mine, 0] += used[i]
+        if body[i]:
+            out[mine, 1 if used[i] == 0 else 2] += 1
+
+
+@kernel
 def uses(
     owned: Bool, offsets: I64, index: I64, n: int
 ) -> tuple[npt.NDArray[np.uint16], Bool]:

@@ -81,7 +81,7 @@ class Lane:
         end = time.monotonic() + duration_s
         begun = time.process_time()
         while time.monotonic() < end and not (until is not None and until()):
-            self.step(out)
+            self.step(out, end)
         self._settle(out)
         out.busy_s = time.process_time() - begun
         out.next = {p: o.assembler.next for p, o in self._owners.items()}
@@ -99,8 +99,9 @@ class Lane:
     def plan(self) -> Plan:
         return self._log.plan
 
-    def step(self, out: Backlog) -> None:
-        """One turn: plan, records, ready slices, commits."""
+    def step(self, out: Backlog, end: float) -> None:
+        """One turn: plan, records, ready slices, commits. No slice is begun after `end`
+        (monotonic s), so that a backlog does not make a task of one second a long one."""
         if time.monotonic() >= self._plan_at:
             if self._log.poll(timeout=1.0):
                 for owner in self._owners.values():
@@ -115,8 +116,8 @@ class Lane:
             owner = self._owners.get(record.partition)
             if owner is not None:
                 owner.offer(record, self._source_of[record.topic], self.plan)
-        for p in list(self._owners):
-            self._guarded(p, lambda p=p: self._work(self._owners[p], out), out)
+        for owner in sorted(self._owners.values(), key=lambda o: o.assembler.next):
+            self._guarded(owner.p, lambda o=owner: self._work(o, out, end), out)
         self._flow()
 
     def _guarded(self, p: int, work: Callable[[], None], out: Backlog) -> None:
@@ -189,13 +190,13 @@ class Lane:
 
     # ------------------------------------------------------------------ work
 
-    def _work(self, owner: Owner, out: Backlog) -> None:
+    def _work(self, owner: Owner, out: Backlog, end: float) -> None:
         if owner.commit is not None:
             if not owner.commit.done():
                 return
             self._reap(owner, out)
         results: list[SliceResult] = []
-        while len(results) < BATCH:
+        while len(results) < BATCH and time.monotonic() < end:
             bundle = owner.assembler.ready(
                 self.plan, time.time_ns(), lambda s, seq: self._caught_up(owner, s, seq)
             )

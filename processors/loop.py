@@ -93,18 +93,15 @@ class Loop:
 
     def _drive(self, cluster: Cluster, stopping: Callable[[], bool]) -> None:
         mapped: dict[str, list[int]] = {}
-        banned: dict[str, float] = {}
         spec: dict[str, Any] = {"generation": -1}
         while not stopping() and cluster.alive:
-            now = time.monotonic()
             for worker in cluster.overdue():
                 log.warning("worker_overdue", worker=worker)
                 cluster.drop(worker)
-                banned[worker] = now + 30.0
-            live = [w for w in cluster.workers() if banned.get(w, 0.0) < now]
+            live = cluster.workers()
             if sorted(mapped) != live and live:
                 for worker in mapped:
-                    cluster.drop(worker)
+                    cluster.cancel_waiting(worker)
                 spec = self._begin()
                 mapped = {w: self._partitions[i :: len(live)] for i, w in enumerate(live)}
             for worker, partitions in mapped.items():

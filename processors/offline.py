@@ -49,6 +49,7 @@ def uncut(
         for name, (schema, some, clock) in sorted(rows.items())
     ]
     prepared = prepare(
-        start_ns, length_ns, bench.time.guard, fragments, pipeline.setups, pipeline.geometry, True
+        start_ns, length_ns, bench.time.guard, fragments, pipeline.setups, pipeline.geometry,
+        pipeline.table, True,
     )
     return Tables(prepared, pipeline.builder.build(prepared.rows), True)

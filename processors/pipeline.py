@@ -18,7 +18,7 @@ from freerun.config.geometry import Geometry
 from freerun.errors import Quarantined
 from freerun.wire import BY_TIMEOUT, ResultPart
 from processors.monitors import common_hists, fill_common, to_body
-from processors.prepare import Prepared, SourceSetup, prepare
+from processors.prepare import Prepared, SourceSetup, channel_table, prepare
 from processors.results import Tables
 
 Array = npt.NDArray[Any]
@@ -43,6 +43,7 @@ class Pipeline:
     ) -> None:  # fmt: skip
         self.name, self.builder, self.geometry, self.setups = name, builder, geometry, setups
         self.L, self.G = length_ns, guard_ns
+        self.table = channel_table(setups, geometry)
         self.hists = [*common_hists(geometry), *builder.hists()]
 
     def process(self, bundle: Bundle) -> SliceResult:
@@ -52,7 +53,7 @@ class Pipeline:
             try:
                 prepared = prepare(
                     bundle.k * self.L, self.L, self.G, fragments, self.setups, self.geometry,
-                    not missing,
+                    self.table, not missing,
                 )
                 break
             except Quarantined as why:
@@ -73,7 +74,8 @@ class Pipeline:
     def _unreadable(self, k: int, fragments: list[Fragment]) -> Fragment:
         for fragment in fragments:
             try:
-                prepare(k * self.L, self.L, self.G, [fragment], self.setups, self.geometry, True)
+                prepare(k * self.L, self.L, self.G, [fragment], self.setups, self.geometry,
+                        self.table, True)  # fmt: skip
             except Quarantined:
                 return fragment
         raise AssertionError("a slice that cannot be prepared has a fragment that cannot")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from freerun import words
 from freerun.assembler import Fragment
 from freerun.builder import HitRows, MarkRows, PulseRows, SliceRows, no_rows
-from freerun.config.geometry import Geometry
+from freerun.config.geometry import NATIVE, Geometry
 from freerun.rows import PulseCodec, WordCodec, codec
 from freerun.ticks import Clock
 from freerun.wire import Part, read_batch
@@ -86,7 +86,7 @@ def _take_words(
 
 def prepare(
     start: int, length_ns: int, guard_ns: int, fragments: Sequence[Fragment],
-    setups: Mapping[str, SourceSetup], geometry: Geometry, complete: bool,
+    setups: Mapping[str, SourceSetup], geometry: Geometry, table: Array, complete: bool,
 ) -> Prepared:  # fmt: skip
     """All rows of the slice from `start` (ns) on, in total order (time, source, word).
 
@@ -111,18 +111,18 @@ def prepare(
             )
         else:
             clock = Clock(part.anchor, part.num, part.den, setup.offset_ps)
-            table, body = pulse_rows(
+            pulses_of, body = pulse_rows(
                 rows, part.rows, clock, start, setup.index,
                 geometry.maps[fragment.source], setup.pulses, occupancy, tally,
             )  # fmt: skip
-            pulse_tables.append((table, body))
+            pulse_tables.append((pulses_of, body))
             total = PulseCodec().checksum(rows.slice(0, part.rows))
         mine = counts.setdefault(fragment.source, dict.fromkeys((*COUNTS, "rows", "sum"), 0))
         for name, number in zip(COUNTS, tally.tolist(), strict=True):
             mine[name] += number
         mine["rows"] += part.rows
         mine["sum"] = (mine["sum"] + total) & 0xFFFFFFFF
-    hits, hit_body = _hits(room, geometry, setups)
+    hits, hit_body = _hits(room, table)
     triggers, markers = _marks(room, geometry, setups)
     pulses, pulse_body = _pulses(pulse_tables)
     rows_of_slice = SliceRows(
@@ -131,31 +131,29 @@ def prepare(
     return Prepared(rows_of_slice, hit_body, pulse_body, counts, occupancy)
 
 
-def _hits(
-    room: _Room, geometry: Geometry, setups: Mapping[str, SourceSetup]
-) -> tuple[HitRows, Array]:
+def channel_table(setups: Mapping[str, SourceSetup], geometry: Geometry) -> Array:
+    """Detector, layer, cell and role of every channel: uint8 (sources, channels, 4)."""
+    size = max(s.index for s in setups.values()) + 1
+    out = np.full((size, NATIVE, 4), 255, np.uint8)
+    for name, setup in setups.items():
+        m = geometry.maps[name]
+        out[setup.index] = np.stack((m.det, m.layer, m.cell, m.role), axis=1)
+    return out
+
+
+def _hits(room: _Room, table: Array) -> tuple[HitRows, Array]:
     n = int(room.at[0])
     tie = room.tie[:n] | (room.source[:n].astype(np.int64) << 16)
     order = kernels.time_order(room.t[:n], tie)
-    source, channel = room.source[:n][order], room.channel[:n][order]
-    columns = {
-        name: np.full(n, 255, np.uint8) if name != "role" else np.zeros(n, np.uint8)
-        for name in ("det", "layer", "cell", "role")
-    }
-    for name, setup in setups.items():
-        which: Any = source == setup.index
-        if len(setups) == 1 or which.all():
-            which = slice(None)
-        elif not which.any():
-            continue
-        channels = geometry.maps[name]
-        for column in columns:
-            columns[column][which] = getattr(channels, column)[channel[which]]
-    return (
-        HitRows(t=room.t[:n][order], source=source, channel=channel,
-                ticks=room.tick[:n][order], **columns),
-        room.body[:n][order],
+    t, ticks = np.empty(n, np.int64), np.empty(n, np.int64)
+    channel, source = np.empty(n, np.int16), np.empty(n, np.int16)
+    body = np.empty(n, np.bool_)
+    det, layer, cell, role = (np.empty(n, np.uint8) for _ in range(4))
+    kernels.gather(
+        order, room.t, room.tick, room.channel, room.source, room.body, table,
+        t, ticks, channel, source, body, det, layer, cell, role,
     )  # fmt: skip
+    return HitRows(t, source, channel, ticks, det, layer, cell, role), body
 
 
 def _marks(

@@ -61,10 +61,12 @@ class Tables:
         count, foreign = kernels.uses(
             self.owned, events.hit_offsets, events.hit_index, len(s.hits)
         )
-        p_count, _ = kernels.uses(
+        p_count, p_foreign = kernels.uses(
             self.owned, events.pulse_offsets, events.pulse_index, len(s.pulses)
         )
-        self.events = self._events(s, events, count, p_count, complete)
+        shared = (count > 1) | foreign  # a foreign event beside the owned one that has it
+        p_shared = (p_count > 1) | p_foreign
+        self.events = self._events(s, events, shared, p_shared, complete)
         self.hits = self._hits(s, prepared.hit_body & (count == 0), foreign)
         self.pulses = self._pulses(s, prepared.pulse_body, events)
         self.account = self._account(prepared, count, p_count)
@@ -78,18 +80,19 @@ class Tables:
             (s.hits, prepared.hit_body, count),
             (s.pulses, prepared.pulse_body, p_count),
         ):
-            for index in np.unique(rows.source).tolist():
-                mine = rows.source == index
-                in_events = int(used[mine].sum(dtype=np.int64))
+            if not len(rows):
+                continue
+            sums = np.zeros((int(rows.source.max()) + 1, 3), np.int64)
+            kernels.account(rows.source, body, used, sums)
+            for index in np.flatnonzero(sums.any(axis=1)).tolist():
+                in_events, unassigned, once = sums[index].tolist()
                 out[index] = {
-                    "in_events": in_events,
-                    "unassigned": int((mine & body & (used == 0)).sum()),
-                    "shared": in_events - int((mine & body & (used > 0)).sum()),
-                }
+                    "in_events": in_events, "unassigned": unassigned, "shared": in_events - once,
+                }  # fmt: skip
         return out
 
     def _events(
-        self, s: SliceRows, events: Events, count: Array, p_count: Array, complete: bool
+        self, s: SliceRows, events: Events, shared: Array, p_shared: Array, complete: bool
     ) -> pa.RecordBatch:
         owned = self.owned
         anchor = events.anchor[owned]
@@ -97,7 +100,7 @@ class Tables:
         h_offsets, h = kernels.select(owned, events.hit_offsets, events.hit_index)
         p_offsets, p = kernels.select(owned, events.pulse_offsets, events.pulse_index)
         seg_offsets, seg = _segments(owned, events)
-        flags = np.where(count[h] > 1, np.uint32(FLAG_SHARED), np.uint32(0))
+        flags = np.where(shared[h], np.uint32(FLAG_SHARED), np.uint32(0))
         hit = {
             "source": s.hits.source[h], "channel": s.hits.channel[h], "det": s.hits.det[h],
             "layer": s.hits.layer[h], "cell": s.hits.cell[h].astype(np.int16),
@@ -109,7 +112,7 @@ class Tables:
             "source": q.source[p], "channel": q.channel[p], "det": q.det[p],
             "t": kernels.relative_ns(q.t, p_offsets, p, anchor),
             "q": q.q[p], "qs": q.qs[p], "psd": q.psd[p], "amp": q.amp[p], "base": q.base[p],
-            "flags": q.flags[p] | np.where(p_count[p] > 1, np.uint32(FLAG_SHARED), np.uint32(0)),
+            "flags": q.flags[p] | np.where(p_shared[p], np.uint32(FLAG_SHARED), np.uint32(0)),
         }  # fmt: skip
         quality = events.quality[owned]
         if not complete:

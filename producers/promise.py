@@ -34,14 +34,12 @@ class Promises:
 
     def promise(self, now_tick: int | None = None) -> int | None:
         """Nothing earlier than this will follow; None before the first row."""
-        if not self._newest and now_tick is None:
-            return None
-        newest = max(self._newest.values(), default=now_tick or 0)
+        if not self._newest:
+            return None if now_tick is None else now_tick - self._hold - self._default
+        newest = max(self._newest.values())
         if now_tick is not None:
             newest = max(newest, now_tick)
-        worst = self._default if not self._newest else None
-        for (_board, kind), lane in self._newest.items():
-            window = self._windows.get(kind, self._default)
-            candidate = max(lane, newest - self._hold) - window
-            worst = candidate if worst is None else min(worst, candidate)
-        return worst if self._newest else newest - self._hold - self._default
+        return min(
+            max(lane, newest - self._hold) - self._windows.get(kind, self._default)
+            for (_board, kind), lane in self._newest.items()
+        )

@@ -53,6 +53,12 @@ class OpenSlice:
     sum: int = 0
 
 
+def first_slice(planned: int, host_ns: int, data_ns: int | None, length: int) -> int:
+    """Where a source begins that was not there in time: two slices behind the later of host time
+    and the time of its first data, because a host's clock may be behind that of the device."""
+    return max(planned, max(host_ns, data_ns or 0) // length + 2)
+
+
 class Sequencer:
     """One life (`inc`) of one source."""
 
@@ -78,6 +84,9 @@ class Sequencer:
 
     def arm(self, first: int, end: int | None) -> list[Out]:
         """Take part from slice `first` on; marks tell every partition where it begins."""
+        self.totals["malformed"] += self.malformed
+        self.totals["lost"] += self.lost
+        self.malformed = self.lost = 0  # counts of a life only grow, from interval to interval
         self.first, self.next, self.end = first, first, end
         self._open.clear()
         self._before.clear()
@@ -90,7 +99,7 @@ class Sequencer:
     def _marks(self, k: int) -> list[Out]:
         """Marks also say where the counts stand: closes count on from there."""
         counts = {"read": self.totals["rows"] + sum(self._kept_back().values())}
-        close = counts | self._kept_back() | {"lost": self.lost}
+        close = counts | self._kept_back() | {"lost": self.totals["lost"] + self.lost}
         mark = Part(self.source, self.inc, k, MARK, schema=self.codec.name, close=close)
         return [Out(p, mark, b"") for p in range(self.P)]
 
@@ -149,7 +158,7 @@ class Sequencer:
                 if k == self.first - 1 and self.next == self.first:
                     self._keep_end(self._before, chunk, k)
             else:
-                out.append(self._late(k, some))
+                out += self._late(k, some)
         return out + self._full_parts()
 
     def _slice(self, tick: int) -> int:
@@ -160,12 +169,20 @@ class Sequencer:
             return
         self._open.setdefault(k, OpenSlice()).chunks.append(chunk)
 
-    def _late(self, k: int, rows: Rows) -> Out:
+    def _late(self, k: int, rows: Rows) -> list[Out]:
+        if self.dropping:
+            self.totals["dropped"] += len(rows)
+            return []
         self.totals["late"] += len(rows)
-        body = write_batch(self.codec.batch(rows))
-        part = self._part(k, self._late_number, LATE, len(rows), body)
-        self._late_number += 1
-        return Out(partition(k, self.P), part, body)
+        out: list[Out] = []
+        per_part = max(1, self.part_bytes // self.codec.bytes_per_row(rows))
+        for at in range(0, len(rows), per_part):
+            some = rows[at : at + per_part]
+            body = write_batch(self.codec.batch(some))
+            part = self._part(k, self._late_number, LATE, len(some), body)
+            self._late_number += 1
+            out.append(Out(partition(k, self.P), part, body))
+        return out
 
     # -------------------------------------------------------------- slices out
 
@@ -206,7 +223,8 @@ class Sequencer:
     def _rows_per_part(self, current: OpenSlice) -> int:
         if not current.chunks:
             return 1 << 40
-        return max(1, self.part_bytes // self.codec.bytes_per_row(current.chunks[0].rows))
+        largest = max(self.codec.bytes_per_row(c.rows) for c in current.chunks)
+        return max(1, self.part_bytes // largest)
 
     def _body_part(self, current: OpenSlice, n: int) -> Out:
         taken: list[Chunk] = []
@@ -241,6 +259,10 @@ class Sequencer:
         after_from = self._open.get(k + 1) or OpenSlice()
         limit = self.clock.tick_at((k + 1) * self.L + self.G)
         after = self._near(after_from.chunks, None, limit)
+        size = sum(len(r) * self.codec.bytes_per_row(r) for r in (rows, before, after) if len(r))
+        if len(rows) and size > self.part_bytes:  # the guards leave alone, with the close
+            out.append(self._body_part(current, len(rows)))
+            rows = self.codec.concat([])
         total = current.rows + len(rows)
         self.totals["rows"] += total
         self.totals["parts"] += current.parts + 1
@@ -250,7 +272,7 @@ class Sequencer:
             "rows": total,
             "read": self.totals["rows"] + sum(counts.values()),
             **counts,
-            "lost": self.lost,
+            "lost": self.totals["lost"] + self.lost,
             "sum": (current.sum + self.codec.checksum(rows)) & 0xFFFFFFFF,
         }
         everything = self.codec.concat([r for r in (rows, before, after) if len(r)])
