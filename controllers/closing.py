@@ -75,7 +75,9 @@ class Closer:
             if plan.earliest(time.time_ns()) >= wanted:
                 return True
         if "events" in stop:
-            written = sum(d.get("n_events", 0) for d in self._runs.documents.of_run(run.number).values())
+            written = sum(
+                d.get("n_events", 0) for d in self._runs.documents.of_run(run.number).values()
+            )
             return bool(written >= stop["events"])
         return False
 

@@ -69,9 +69,7 @@ class Fold:
         shapes = batch.column("shape").to_pylist()
         values = batch.column("values")
         flat, cuts = values.flatten().to_numpy(), values.offsets.to_numpy()
-        mine = {
-            name: flat[a:b] for name, a, b in zip(names, cuts[:-1], cuts[1:], strict=True)
-        }
+        mine = {name: flat[a:b] for name, a, b in zip(names, cuts[:-1], cuts[1:], strict=True)}
         for name, some in mine.items():  # all or nothing: no histogram may be half of a slice
             if name in self.values and len(self.values[name]) != len(some):
                 raise ValueError(f"{name} has {len(some)} bins, before {len(self.values[name])}")
@@ -139,7 +137,9 @@ class MonitorService:
     def __init__(self, service: Service, pipeline: str) -> None:
         self._service, self._pipeline = service, pipeline
         topics, name = service.topics, f"{service.topics.system}.monitor.{pipeline}"
-        self._places = [(topics.monitor(pipeline), p) for p in range(service.bench.cluster.partitions)]
+        self._places = [
+            (topics.monitor(pipeline), p) for p in range(service.bench.cluster.partitions)
+        ]
         self._log = PlanLog(service.address, topics, name)
         self._reader = Reader(service.address, name, queue_mb=32)
         self._publisher = Publisher(service.address, name)

@@ -44,9 +44,7 @@ class RunControl:
         self._state_at = (topics.state, 0)
         self._state = Reader(address, f"{topics.system}.control.state", committed=False, queue_mb=8)
         self._state.assign({self._state_at: BEGINNING})
-        self._reconciler = Reconciler(
-            "control/control", bench.time.slice, bench.time.give_up_after
-        )
+        self._reconciler = Reconciler("control/control", bench.time.slice, bench.time.give_up_after)
         self._closer = Closer(service, self._runs, self._writer)
         while not self._state.at_end(self._state_at):
             self._see_states()

@@ -48,7 +48,7 @@ if "NUMBA_CACHE_DIR" not in os.environ:
     _folder = _cache_folder()
     if not _folder.exists():
         _forget_old(_folder)
-    numba.config.CACHE_DIR = str(_folder)
+    numba.config.CACHE_DIR = str(_folder)  # type: ignore[attr-defined]
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

@@ -5,6 +5,7 @@ The settings here were measured; `docs/performance.md` says with what effect.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,12 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from freerun.errors import EnvironmentProblem, FreerunError
 from freerun.topics import MESSAGE_BYTES, Topic
@@ -44,7 +50,7 @@ class Record(NamedTuple):
     offset: int
     time_ms: int
     key: bytes | None
-    headers: list[tuple[str, bytes]] | None
+    headers: Any  # list of (name, bytes), or None
     value: bytes
 
 
@@ -54,7 +60,7 @@ class Outgoing(NamedTuple):
     topic: str
     partition: int
     value: Any  # bytes or an Arrow buffer
-    headers: list[tuple[str, bytes]] | None = None
+    headers: Any = None  # list of (name, bytes)
     key: bytes | None = None
 
 
@@ -392,14 +398,13 @@ class Publisher:
 
     def publish(
         self, topic: str, value: bytes, key: str | None = None,
-        headers: list[tuple[str, bytes]] | None = None, partition: int = 0,
+        headers: Any = None, partition: int = 0,
     ) -> None:  # fmt: skip
-        try:
+        # news that does not fit is superseded by the next one
+        with contextlib.suppress(BufferError, KafkaException):
             self._producer.produce(
                 topic, value=value, key=key, headers=headers, partition=partition
             )
-        except (BufferError, KafkaException):
-            pass  # news that does not fit is superseded by the next one
         self._producer.poll(0)
 
     def flush(self, timeout: float = 5.0) -> int:

@@ -216,7 +216,7 @@ class Account:
             gaps.append(f"{self.slices['duplicate']} slices were published twice")
         for (k, source), (rows, _) in sorted(self.assembled.items()):
             gaps.append(f"slice {k} {source}: {rows} rows assembled, not in its result")
-        per_source = {}
+        per_source: dict[str, dict[str, Any]] = {}
         for source, account in self.sources.items():
             account.close()
             c = account.counts

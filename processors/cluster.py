@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Client
 
 from processors.task import lane_task
 
@@ -19,7 +19,7 @@ GRACE_S = 5.0  # a task may take this much longer than asked before its worker c
 class Running:
     """One task on its way."""
 
-    future: Future
+    future: Any  # distributed.Future
     worker: str
     asked_s: float
     begun: float  # when it became the first in its worker's queue
@@ -29,13 +29,13 @@ class Cluster:
     """A client of the scheduler named in a file that the scheduler itself writes."""
 
     def __init__(self, scheduler_file: Path, timeout_s: float = 30.0) -> None:
-        self._client = Client(
+        self._client: Any = Client(  # type: ignore[no-untyped-call]
             scheduler_file=str(scheduler_file), timeout=f"{timeout_s}s",
             heartbeat_interval="1s", set_as_default=False,
         )  # fmt: skip
         self._numbers = itertools.count()
         self._queues: dict[str, list[Running]] = {}
-        self._stuck: dict[str, list[Future]] = {}
+        self._stuck: dict[str, list[Any]] = {}
 
     @property
     def dashboard(self) -> str:
@@ -56,7 +56,9 @@ class Cluster:
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         return sorted(w for w in known if w not in self._stuck)
 
-    def keep_busy(self, worker: str, spec: dict[str, Any], partitions: list[int], seconds: float) -> None:
+    def keep_busy(
+        self, worker: str, spec: dict[str, Any], partitions: list[int], seconds: float
+    ) -> None:
         """Let two tasks be queued on the worker, so that it never waits for the scheduler."""
         queue = self._queues.setdefault(worker, [])
         while len(queue) < 2:
@@ -82,7 +84,11 @@ class Cluster:
     def overdue(self, grace_s: float = GRACE_S) -> list[str]:
         """Workers whose first task takes too long: whatever the scheduler thinks of them."""
         now = time.monotonic()
-        return [w for w, q in self._queues.items() if q and now - q[0].begun > q[0].asked_s + grace_s]
+        return [
+            worker
+            for worker, queue in self._queues.items()
+            if queue and now - queue[0].begun > queue[0].asked_s + grace_s
+        ]
 
     def cancel_waiting(self, worker: str) -> None:
         """Take back the tasks that wait behind the worker's first one."""
@@ -104,7 +110,7 @@ class Cluster:
         self._client.close(timeout=2)
 
 
-def _error(future: Future) -> BaseException:
+def _error(future: Any) -> BaseException:
     if future.status == "error":
         error = future.exception()
         return error if isinstance(error, BaseException) else RuntimeError(str(error))

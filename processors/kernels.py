@@ -188,9 +188,7 @@ def account(source: I16, body: Bool, used: npt.NDArray[np.uint16], out: I64) -> 
 
 
 @kernel
-def uses(
-    owned: Bool, offsets: I64, index: I64, n: int
-) -> tuple[npt.NDArray[np.uint16], Bool]:
+def uses(owned: Bool, offsets: I64, index: I64, n: int) -> tuple[npt.NDArray[np.uint16], Bool]:
     """How many owned events use each of `n` rows, and whether a foreign one does."""
     count = np.zeros(n, np.uint16)
     foreign = np.zeros(n, np.bool_)

@@ -6,19 +6,20 @@ again, so the answer to any error is to forget a partition and take it over once
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import structlog
 
-from freerun.assembler import Bundle
+from freerun.assembler import Bundle, Resume
 from freerun.kafka import Fenced, Reader, Transactional
-from freerun.plan import HOST, Plan
+from freerun.plan import Plan
 from freerun.planlog import PlanLog
 from freerun.topics import Topics
 from processors.owner import Outdated, Owner, take_over
@@ -45,6 +46,7 @@ class Backlog:
     next: dict[int, int] = field(default_factory=dict)
     lost: list[int] = field(default_factory=list)  # partitions that a later generation owns
     newest_ns: int = 0
+    delays_ms: list[int] = field(default_factory=list)  # end of a slice → its results visible
 
 
 class Lane:
@@ -104,20 +106,20 @@ class Lane:
         (monotonic s), so that a backlog does not make a task of one second a long one."""
         if time.monotonic() >= self._plan_at:
             if self._log.poll(timeout=1.0):
-                for owner in self._owners.values():
-                    self._guarded(owner.p, lambda o=owner: o.offer_again(self.plan), out)
+                for owner in list(self._owners.values()):
+                    self._guarded(owner.p, partial(owner.offer_again, self.plan), out)
             self._plan_at = time.monotonic() + PLAN_EVERY_S
             self._take_over_missing(out)
             for owner in list(self._owners.values()):
-                self._guarded(owner.p, lambda o=owner: self._assign(o), out)
+                self._guarded(owner.p, partial(self._assign, owner), out)
         busy = any(o.committing for o in self._owners.values())
         records = self._reader.poll(500, 0.005 if busy else 0.03)
         for record in records:
-            owner = self._owners.get(record.partition)
-            if owner is not None:
-                owner.offer(record, self._source_of[record.topic], self.plan)
+            mine = self._owners.get(record.partition)
+            if mine is not None:
+                mine.offer(record, self._source_of[record.topic], self.plan)
         for owner in sorted(self._owners.values(), key=lambda o: o.assembler.next):
-            self._guarded(owner.p, lambda o=owner: self._work(o, out, end), out)
+            self._guarded(owner.p, partial(self._work, owner, out, end), out)
         self._flow()
 
     def _guarded(self, p: int, work: Callable[[], None], out: Backlog) -> None:
@@ -150,7 +152,7 @@ class Lane:
     def _take_over_missing(self, out: Backlog) -> None:
         for p in sorted(self._wanted - set(self._owners)):
             if time.monotonic() >= self._again.get(p, (0.0, 0))[0]:
-                self._guarded(p, lambda p=p: self._take_over(p), out)
+                self._guarded(p, partial(self._take_over, p), out)
 
     def _take_over(self, p: int) -> None:
         tid = self._topics.lane_id(self._pipeline.name, p)
@@ -181,8 +183,6 @@ class Lane:
             if resume is None:
                 if source not in first_named:
                     continue
-                from freerun.assembler import Resume
-
                 offset = self._reader.offsets_at([where], first_named[source])[where]
                 resume = Resume(offset, {})
             owner.assembler.add_source(source, resume)
@@ -229,18 +229,19 @@ class Lane:
 
     def _reap(self, owner: Owner, out: Backlog) -> None:
         assert owner.commit is not None
-        error = owner.commit.exception()
-        owner.commit = None
+        done, owner.commit = owner.commit, None
+        error = done.exception()
         if isinstance(error, Fenced) and self._newer_generation(owner.p):
             raise Outdated(str(error))
         if error is not None:
             raise error
         self._again.pop(owner.p, None)
+        visible = done.result()
+        length = self._pipeline.L
+        out.delays_ms += [(visible - (k + 1) * length) // 1_000_000 for k in owner.in_commit]
 
     def _newer_generation(self, p: int) -> bool:
-        """"Fenced" can also mean a time-out: the committed generation tells them apart."""
-        import json
-
+        """A fenced producer can also mean a time-out: the committed generation tells."""
         found = self._reader.committed([(self._topics.raw(s), p) for s in self._sources])
         return any(json.loads(f.metadata)["g"] > self._generation for f in found.values())
 
@@ -257,7 +258,7 @@ class Lane:
             owner = self._owners[p]
             if owner.commit is not None:
                 owner.commit.exception()
-                self._guarded(p, lambda o=owner: self._reap(o, out), out)
+                self._guarded(p, partial(self._reap, owner, out), out)
 
     def _flow(self) -> None:
         """Pause sources that are too far ahead, resume the others."""
@@ -268,6 +269,3 @@ class Lane:
                 if names:
                     act([(self._topics.raw(s), p) for s in names])
             owner.paused = far
-
-
-__all__ = ["HOST", "Backlog", "Lane"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Loop:
         self._next: dict[int, int] = {}
         self._totals: Counter[str] = Counter()
         self._busy_s = 0.0
+        self._delays: deque[int] = deque(maxlen=3000)
         self._errors = 0
         self._last_error = ""
 
@@ -125,6 +126,7 @@ class Loop:
         for name in ("slices", "words", "events", "failed", "retaken"):
             self._totals[name] += done[name]
         self._busy_s += done["busy_s"]
+        self._delays.extend(done["delays_ms"])
         for p in done["lost"]:
             log.warning("partition_lost", partition=p, hint="a later loop owns it")
 
@@ -137,5 +139,15 @@ class Loop:
             self._heart.beat(
                 state, generation=spec["generation"], workers=workers, dask=dashboard,
                 lag_slices=behind, next=self._next, busy_s=self._busy_s, errors=self._errors,
-                error=self._last_error, **self._totals,
+                error=self._last_error, latency_s=self._latency(), **self._totals,
             )  # fmt: skip
+
+    def _latency(self) -> dict[str, float] | None:
+        """End of a slice to its visible result, in s: the middle, and 99 of 100."""
+        if not self._delays:
+            return None
+        delays = sorted(self._delays)
+        return {
+            "p50": delays[len(delays) // 2] / 1000,
+            "p99": delays[len(delays) * 99 // 100] / 1000,
+        }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-
 from freerun.assembler import Fragment
 from freerun.config import Bench
 from freerun.rows import Rows, codec
@@ -49,7 +48,13 @@ def uncut(
         for name, (schema, some, clock) in sorted(rows.items())
     ]
     prepared = prepare(
-        start_ns, length_ns, bench.time.guard, fragments, pipeline.setups, pipeline.geometry,
-        pipeline.table, True,
+        start_ns,
+        length_ns,
+        bench.time.guard,
+        fragments,
+        pipeline.setups,
+        pipeline.geometry,
+        pipeline.table,
+        True,
     )
     return Tables(prepared, pipeline.builder.build(prepared.rows), True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,7 +42,7 @@ class Owner:
     assembler: Assembler
     committed: dict[str, Resume]  # sources with a committed position that are not read yet
     waiting: dict[str, deque[Record]] = field(default_factory=dict)  # held, in order
-    commit: Future[None] | None = None
+    commit: Future[int] | None = None  # its result: host ns at which the results were visible
     in_commit: list[int] = field(default_factory=list)
     paused: set[str] = field(default_factory=set)
     highs: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -110,8 +111,9 @@ class Owner:
         records, positions = self.outgoing(results), self.positions()
         self.in_commit = [r.k for r in results]
 
-        def work() -> None:
+        def work() -> int:
             self.transactions.commit(records, positions, group)
+            return time.time_ns()
 
         self.commit = pool.submit(work)
 

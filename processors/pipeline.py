@@ -11,9 +11,7 @@ import pyarrow as pa
 
 from freerun import __version__
 from freerun.assembler import BROKEN, CLOSED, Bundle, Fragment, Missing
-from freerun.builder import Builder, Events, SliceRows, no_rows
-from freerun.builder import HitRows, MarkRows, PulseRows
-from freerun.config import Bench
+from freerun.builder import Builder, Events, HitRows, MarkRows, PulseRows, SliceRows, no_rows
 from freerun.config.geometry import Geometry
 from freerun.errors import Quarantined
 from freerun.wire import BY_TIMEOUT, ResultPart
@@ -52,8 +50,14 @@ class Pipeline:
         while True:
             try:
                 prepared = prepare(
-                    bundle.k * self.L, self.L, self.G, fragments, self.setups, self.geometry,
-                    self.table, not missing,
+                    bundle.k * self.L,
+                    self.L,
+                    self.G,
+                    fragments,
+                    self.setups,
+                    self.geometry,
+                    self.table,
+                    not missing,
                 )
                 break
             except Quarantined as why:
@@ -146,4 +150,3 @@ def _empty(k: int, length_ns: int, guard_ns: int) -> Prepared:
     )  # fmt: skip
     none = np.empty(0, np.bool_)
     return Prepared(rows, none, none, {}, np.zeros((256, 5, 64), np.int64))
-

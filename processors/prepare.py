@@ -126,7 +126,15 @@ def prepare(
     triggers, markers = _marks(room, geometry, setups)
     pulses, pulse_body = _pulses(pulse_tables)
     rows_of_slice = SliceRows(
-        start // length_ns, start, length_ns * 1000, guard_ns * 1000, hits, triggers, markers, pulses, complete
+        start // length_ns,
+        start,
+        length_ns * 1000,
+        guard_ns * 1000,
+        hits,
+        triggers,
+        markers,
+        pulses,
+        complete,
     )
     return Prepared(rows_of_slice, hit_body, pulse_body, counts, occupancy)
 
@@ -162,7 +170,9 @@ def _marks(
     m = int(room.at[1])
     source, number = room.m_source[:m], room.m_channel[:m].astype(np.int64)
     board = room.m_board[:m].astype(np.int64)
-    order = kernels.time_order(room.m_t[:m], number | (board << 16) | (source.astype(np.int64) << 32))
+    order = kernels.time_order(
+        room.m_t[:m], number | (board << 16) | (source.astype(np.int64) << 32)
+    )
     det = np.full(m, 255, np.uint8)
     for name, setup in setups.items():
         which = (source == setup.index) & (room.m_kind[:m] == words.TRIGGER)

@@ -97,9 +97,7 @@ def _crossing(
 
 
 @kernel
-def _level(
-    samples: U16, first: int, peak: int, level: float, base: float, polarity: int
-) -> float:
+def _level(samples: U16, first: int, peak: int, level: float, base: float, polarity: int) -> float:
     """Where the leading edge passes `level`, going back from the peak, in samples."""
     after = _height(samples, peak, base, polarity)
     for j in range(peak - 1, first - 1, -1):

@@ -58,9 +58,7 @@ class Tables:
     def __init__(self, prepared: Prepared, events: Events, complete: bool) -> None:
         s = prepared.rows
         self.owned = (events.anchor >= 0) & (events.anchor < s.length)
-        count, foreign = kernels.uses(
-            self.owned, events.hit_offsets, events.hit_index, len(s.hits)
-        )
+        count, foreign = kernels.uses(self.owned, events.hit_offsets, events.hit_index, len(s.hits))
         p_count, p_foreign = kernels.uses(
             self.owned, events.pulse_offsets, events.pulse_index, len(s.pulses)
         )

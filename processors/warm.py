@@ -54,5 +54,3 @@ def dask_setup(worker: Any) -> None:
         bench = config.load(path, os.environ.get("FREERUN_CLUSTER") or None)
         for told in bench.pipelines:
             warm_up(bench, pipeline_of(bench, told.id))
-
-

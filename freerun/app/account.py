@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freerun.ledger import total
+from freerun.ledger import LOSSES, total
+
+NAMED = (*LOSSES, "duplicate")
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
     """State, words, events, live time, what is missing and why, files."""
     d = document
-    out = [f"run {d['run']}: {d['state']}, type {d['type']}" + (f", {d['comment']}" if d["comment"] else "")]
+    out = [
+        f"run {d['run']}: {d['state']}, type {d['type']}"
+        + (f", {d['comment']}" if d["comment"] else "")
+    ]
     if d["ledger"] is None:
         return [*out, f"slices {d['first']} to {d['last'] if d['last'] is not None else '…'}"]
     out += words(d["ledger"])
@@ -21,15 +26,16 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     out.append(d["ledger"]["line"])
     out += [f"gap       {gap}" for gap in d["ledger"]["gaps"]]
     for files in d["outputs"].values():
-        out += [f"file      {Path(d['folder']) / f['name']} ({f['bytes'] / 1e6:.1f} MB)" for f in files]
+        out += [
+            f"file      {Path(d['folder']) / f['name']} ({f['bytes'] / 1e6:.1f} MB)" for f in files
+        ]
     return out
 
 
 def words(v: Mapping[str, Any]) -> list[str]:
     """The two chains and the link."""
     before = total(v, ["pre_start"])
-    lost = {n: total(v, [n]) for n in ("malformed", "quarantined", "dropped", "failed", "gap",
-            "broken", "given_up", "after_give_up", "off_roster", "late", "stale", "duplicate")}  # fmt: skip
+    lost = {name: total(v, [name]) for name in NAMED}
     rest = "".join(f" + {n:,d} {name}" for name, n in lost.items() if n)
     e = v["events"]
     return [
@@ -39,7 +45,8 @@ def words(v: Mapping[str, Any]) -> list[str]:
         f"processed{rest}",
         f"hits      {total(v, ['hits']):,d} = {total(v, ['in_events']):,d} in events - "
         f"{total(v, ['shared']):,d} used again + {total(v, ['unassigned']):,d} in none",
-        f"events    {e['built']:,d} built = {e['published']:,d} published = {e['stored']:,d} stored",
+        f"events    {e['built']:,d} built = {e['published']:,d} published = "
+        f"{e['stored']:,d} stored",
     ]
 
 

@@ -68,8 +68,10 @@ def take_run(session: Session, seconds: float, kill: bool) -> dict[str, Any] | N
             return document
         _progress(_status(session, document))
         time.sleep(0.5)
-    raise LedgerGap(f"run {number} was not closed {CLOSE_S:.0f} s after its end: 'freerun run show "
-                    f"{number}', and the logs in {session.installation.hidden / 'logs'}")  # fmt: skip
+    raise LedgerGap(
+        f"run {number} was not closed {CLOSE_S:.0f} s after its end: see 'freerun run show {number}' "
+        f"and the logs in {session.installation.hidden / 'logs'}"
+    )
 
 
 def _kill(session: Session, name: str) -> None:
@@ -94,7 +96,7 @@ def _status(session: Session, document: dict[str, Any] | None) -> str:
 
 def _progress(text: str, end: bool = False) -> None:
     if sys.stdout.isatty():
-        print(f"\r\x1b[K{text}", end="" if not end else "", flush=True)
+        print(f"\r\x1b[K{text}", end="", flush=True)
     elif text and int(time.monotonic() * 2) % 10 == 0:
         print(text, flush=True)
 
@@ -127,9 +129,7 @@ def verdict(f: Findings) -> str:
     return "; ".join(out)
 
 
-def report(
-    session: Session, d: dict[str, Any], f: Findings, loop: dict[str, Any]
-) -> list[str]:
+def report(session: Session, d: dict[str, Any], f: Findings, loop: dict[str, Any]) -> list[str]:
     """The dozen lines at the end."""
     v, folder = d["ledger"], Path(d["folder"])
     seconds = v["slices"]["expected"] * d["slice_ns"] / 1e9
@@ -148,13 +148,17 @@ def report(
         account.live(d),
         f"rates     {words / seconds / 1e6:.2f} M rows/s, {v['events']['built'] / seconds:,.0f} "
         f"events/s, {size / seconds / 1e6:.1f} MB/s on disk"
-        + (f"; hit to result {delay['p50']:.2f} s (p50), {delay['p99']:.2f} s (p99)" if delay else ""),
+        + (
+            f"; end of slice to result {delay['p50']:.2f} s (p50), {delay['p99']:.2f} s (p99)"
+            if delay
+            else ""
+        ),
         *account.why(v),
         v["line"],
         f"folder    {folder}",
-        f"ROOT      root -l {data} -e 'events->Draw(\"hit_t\", \"hit_det==0\")'",
-        f"uproot    python -c 'import uproot; print(uproot.open(\"{data}:events\").arrays([\"t_run\", \"n_hit\"]))'",
-        f"pandas    python -c 'import uproot; print(uproot.open(\"{data}:hits\").arrays(library=\"pd\"))'",
+        f'ROOT      root -l {data} -e \'events->Draw("hit_t", "hit_det==0")\'',
+        f'uproot    python -c \'import uproot; print(uproot.open("{data}:events").arrays(["t_run", "n_hit"]))\'',
+        f'pandas    python -c \'import uproot; print(uproot.open("{data}:hits").arrays(library="pd"))\'',
         f"pages     {session.installation.dashboard_url} (while the bench runs: freerun up)",
     ]
     return out

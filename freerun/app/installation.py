@@ -97,13 +97,16 @@ class Installation:
     def find_broker(self) -> None:
         """FREERUN_KAFKA, or the configured one, or the folder's own (started if need be)."""
         from freerun import broker
-        from freerun.kafka import wait_ready
+        from freerun.app.foreign import differences
+        from freerun.kafka import Broker, wait_ready
 
         other = os.environ.get("FREERUN_KAFKA") or self.bench.cluster.kafka
         if other:
             self.say(f"broker    {other} (not ours)")
             wait_ready(other)
             self.address = other
+            for sentence in differences(Broker(other).settings()):
+                self.say(f"note      {sentence}")
             return
         state = broker.status(self.hidden)
         if state.running and state.address:
@@ -126,6 +129,10 @@ class Installation:
         )  # fmt: skip
         made = ensure(Broker(self.address), wanted)
         self.say(f"topics    {len(wanted)} ({len(made)} new)")
+        free = shutil.disk_usage(self.data).free
+        self.say(
+            f"disk      {free / 1e9:.0f} GB free; raw data are kept for 24 h or {free / 5e9:.0f} GB"
+        )
 
     def _python(self, *args: str) -> list[str]:
         return [sys.executable, "-m", *args]

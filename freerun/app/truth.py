@@ -143,9 +143,7 @@ def _built(bench: Bench, lane: Any, document: dict[str, Any], start: int, length
     return ak.from_arrow(offline.uncut(lane, bench, start, length, rows).events)
 
 
-def _compare(
-    out: Findings, stored: Any, built: Any, k: int, length: int, complete: Array
-) -> None:
+def _compare(out: Findings, stored: Any, built: Any, k: int, length: int, complete: Array) -> None:
     """Event by event, column by column, to the last bit."""
     in_slice = built["t0_ns"].to_numpy() // length - k
     built = built[complete[in_slice]]

@@ -9,13 +9,17 @@ import typer
 
 BenchArg = Annotated[
     Path | None,
-    typer.Argument(metavar="[BENCH]", help="The configuration; ./bench.toml or the demo's if left out."),
+    typer.Argument(
+        metavar="[BENCH]", help="The configuration; ./bench.toml or the demo's if left out."
+    ),
 ]
 DataOpt = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Folder of the runs, if not the bench's own.")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of the runs, if not the bench's own."),
 ]
 ClusterOpt = Annotated[
-    Path | None, typer.Option("--cluster", metavar="FILE", help="Scale: partitions, workers, broker.")
+    Path | None,
+    typer.Option("--cluster", metavar="FILE", help="Scale: partitions, workers, broker."),
 ]
 
 
