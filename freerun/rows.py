@@ -101,7 +101,7 @@ class PulseCodec:
         return many[0] if len(many) == 1 else pa.concat_batches(many)
 
     def bytes_per_row(self, rows: Rows) -> int:
-        return 1 + int(rows.nbytes) // max(1, rows.num_rows)
+        return 1 + int(rows.nbytes) // max(1, int(rows.num_rows))
 
     def batch(self, rows: Rows) -> pa.RecordBatch:
         return rows

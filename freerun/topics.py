@@ -88,8 +88,9 @@ class Topics:
         for p in pipelines:
             out.append(Topic(self.events(p), partitions, raw))
             out.append(Topic(self.monitor(p), partitions, raw))
-            out.append(Topic(self.snapshot(p), 1, each | {"retention.ms": str(HOUR_MS * 24 * 7),
-                             "retention.bytes": str(256 << 20), "segment.bytes": str(32 << 20)}))  # fmt: skip
+            short = {"retention.ms": str(7 * 24 * HOUR_MS), "retention.bytes": str(256 << 20),
+                     "segment.bytes": str(32 << 20)}  # fmt: skip
+            out.append(Topic(self.snapshot(p), 1, each | short))
         out.append(Topic(self.control, 1, each | FOREVER))
         out.append(Topic(self.plan, 1, each | FOREVER))
         out.append(Topic(self.runs, 1, each | COMPACTED))

@@ -88,8 +88,10 @@ class Owner:
             headers = result_headers(part, body)
             out.append(Outgoing(self.topics.monitor(self.pipeline), self.p, body, headers))
         for source, offset, why in self.assembler.quarantined:
-            note = {"topic": self.topics.raw(source), "partition": self.p, "offset": offset,
-                    "reason": why.reason, "detail": str(why), "pipeline": self.pipeline}  # fmt: skip
+            note = {
+                "topic": self.topics.raw(source), "partition": self.p, "offset": offset,
+                "reason": why.reason, "detail": str(why), "pipeline": self.pipeline,
+            }  # fmt: skip
             out.append(Outgoing(self.topics.quarantine, 0, json.dumps(note).encode()))
         self.assembler.quarantined.clear()
         return out

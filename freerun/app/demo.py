@@ -64,7 +64,7 @@ def take_run(session: Session, seconds: float, kill: bool) -> dict[str, Any] | N
             _kill(session, doomed.pop(0)[1])
         document = session.client.run(number)
         if document is not None and document["state"] in ("closed", "failed"):
-            _progress("", end=True)
+            _progress("")
             return document
         _progress(_status(session, document))
         time.sleep(0.5)
@@ -78,7 +78,7 @@ def _kill(session: Session, name: str) -> None:
     assert session.installation.supervisor is not None
     pid = session.installation.supervisor.services[name].pid
     if pid is not None:
-        _progress("", end=True)
+        _progress("")
         print(f"kill      SIGKILL to {name} (pid {pid})", flush=True)
         os.kill(pid, signal.SIGKILL)
 
@@ -94,7 +94,7 @@ def _status(session: Session, document: dict[str, Any] | None) -> str:
     )
 
 
-def _progress(text: str, end: bool = False) -> None:
+def _progress(text: str) -> None:
     if sys.stdout.isatty():
         print(f"\r\x1b[K{text}", end="", flush=True)
     elif text and int(time.monotonic() * 2) % 10 == 0:
@@ -110,7 +110,7 @@ def compare(session: Session, document: dict[str, Any]) -> Findings:
 
     bench = session.place.bench
     found = check(Path(document["folder"]), bench, document, bench.pipelines[0].id, progress)
-    _progress("", end=True)
+    _progress("")
     print(f"compared  with the truth in {time.monotonic() - begun:.0f} s", flush=True)
     return found
 
@@ -139,6 +139,7 @@ def report(session: Session, d: dict[str, Any], f: Findings, loop: dict[str, Any
     data = next((folder / x["name"] for files in d["outputs"].values() for x in files
                  if x["kind"] == "events"), folder)  # fmt: skip
     delay = loop.get("latency_s")
+    python = f"{sys.executable} -c"
     out = [
         "",
         *account.words(v),
@@ -157,8 +158,10 @@ def report(session: Session, d: dict[str, Any], f: Findings, loop: dict[str, Any
         v["line"],
         f"folder    {folder}",
         f'ROOT      root -l {data} -e \'events->Draw("hit_t", "hit_det==0")\'',
-        f'uproot    python -c \'import uproot; print(uproot.open("{data}:events").arrays(["t_run", "n_hit"]))\'',
-        f'pandas    python -c \'import uproot; print(uproot.open("{data}:hits").arrays(library="pd"))\'',
+        f'uproot    {python} \'import uproot; f = uproot.open("{data}"); '
+        'print(f["events"].arrays(["t_run", "n_hit"]))\'',
+        f'pandas    {python} \'import uproot; f = uproot.open("{data}"); '
+        'print(f["hits"].arrays(library="pd"))\'',
         f"pages     {session.installation.dashboard_url} (while the bench runs: freerun up)",
     ]
     return out
