@@ -24,7 +24,7 @@ def account_of(
     assert run.last is not None and plan.install is not None
     sources = sorted({s for e in plan.entries if e.run == run.number for s in e.roster})
     account = Account(run.first, run.last, {s: SourceAccount() for s in sources})
-    reader = Reader(address, f"{topics.system}.verify")
+    reader = Reader(address, f"{topics.system}.verify", fetch_wait_ms=5)
     try:
         for p in range(plan.install.P):
             _raw(reader, topics, plan, run, p, sources, account, deep)

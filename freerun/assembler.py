@@ -83,6 +83,12 @@ class SourceState:
     fragments: dict[int, Fragment] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def again(self) -> bool:
+        """Is a predecessor's log still read again? What it kept of a slice may not be whole yet,
+        and the rest would count as reported."""
+        return self.position < self.seen
+
     def to_json(self, first: Fragment | None) -> dict[str, Any]:
         last = first.last_before if first else self.last
         late = first.late_before if first else self.last_late
@@ -260,6 +266,8 @@ class Assembler:
             now_ns < (k + 1) * plan.install.L or plan.read_at_ns < k * plan.install.L
         ):
             return None
+        if any(state.again for state in self.sources.values()):
+            return None
         given_up = plan.given_up(k)
         fragments: list[Fragment] = []
         missing: dict[str, Missing] = {}
@@ -345,5 +353,5 @@ class Assembler:
             or len(state.fragments) >= MAX_AHEAD
             or (total > MAX_BYTES and len(state.fragments) > 1)
         }
-        waiting = {s for s in self.awaited(plan) if s in self.sources}
-        return far - {s for s in waiting if not self.sources[s].held}
+        wanted = self.awaited(plan) | {s for s, state in self.sources.items() if state.again}
+        return {s for s in far if self.sources[s].held or s not in wanted}

@@ -139,15 +139,27 @@ class Reader:
         self.ends: dict[Where, int] = {}  # where a partition was last read to its end
         self.position: dict[Where, int] = {}  # next offset to be given out
         self.lost: dict[Where, str] = {}  # an assigned offset that the broker no longer has
+        self._learned: set[str] = set()
 
     def assign(self, positions: Mapping[Where, int]) -> None:
         """Read these partitions too, each from its offset (`BEGINNING` is allowed)."""
         if positions:
+            self._learn({topic for topic, _ in positions})
             self._call(
                 self._consumer.incremental_assign,
                 [TopicPartition(t, p, o) for (t, p), o in positions.items()],
             )
             self.position.update(positions)
+
+    def _learn(self, topics: set[str]) -> None:
+        """Ask where the leaders are: else the client finds out by a failed fetch, and waits the
+        half second of its back-off (first record after 0.55 s, with this after 0.05 s)."""
+        for topic in topics - self._learned:
+            try:
+                self._consumer.list_topics(topic, timeout=2.0)
+                self._learned.add(topic)
+            except KafkaException:
+                return  # no broker now: the fetch will find out
 
     def unassign(self, places: Iterable[Where]) -> None:
         gone = [w for w in places if w in self.position]
@@ -236,10 +248,11 @@ class Reader:
         return out
 
     def committed(self, places: Iterable[Where], timeout: float = 10.0) -> dict[Where, Position]:
-        """The group's committed offsets with metadata, of the places that have one."""
+        """The group's committed offsets with metadata, of the places that have one. Tries again
+        while the group has no coordinator yet (a broker that has just begun)."""
         asked = [TopicPartition(t, p) for t, p in places]
         out: dict[Where, Position] = {}
-        for found in self._call(self._consumer.committed, asked, timeout) if asked else []:
+        for found in self._patiently(self._consumer.committed, asked, timeout) if asked else []:
             if found.error is not None:
                 raise BrokerTrouble(f"committed offset of {found.topic}: {found.error.str()}")
             if found.offset >= 0:
@@ -254,6 +267,16 @@ class Reader:
 
     def close(self) -> None:
         self._consumer.close()
+
+    def _patiently(self, function: Callable[..., Any], asked: Any, timeout: float) -> Any:
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                return self._call(function, asked, timeout)
+            except BrokerTrouble:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.05)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -259,7 +259,7 @@ class Account:
 
 def total(verdict: Mapping[str, Any], names: Iterable[str]) -> int:
     """Sum of some columns over all sources."""
-    return sum(int(s[n]) for s in verdict["sources"].values() for n in names)
+    return sum(int(s.get(n, 0)) for s in verdict["sources"].values() for n in names)
 
 
 def line(verdict: Mapping[str, Any]) -> str:

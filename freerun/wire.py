@@ -155,6 +155,9 @@ def read_batch(body: bytes | memoryview | pa.Buffer) -> pa.RecordBatch:
         batch.validate(full=True)
     except (pa.ArrowException, StopIteration, ValueError, TypeError, OSError) as error:
         raise Quarantined("bad_body", f"{type(error).__name__}: {error}") from error
+    if batch.num_rows == 0:  # what its buffers hold was not looked at
+        none = [pa.array([], field.type) for field in batch.schema]
+        return pa.RecordBatch.from_arrays(none, schema=batch.schema)
     return batch
 
 

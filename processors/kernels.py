@@ -89,15 +89,15 @@ def sort_rows(
 
 
 @kernel
-def time_order(t: I64, tie: I64) -> I64:
-    """The permutation that sorts by (t, tie); n rows.
+def time_order(t: I64, tie: I64) -> I32:
+    """The permutation that sorts by (t, tie); n rows, less than 2**31.
 
     Rows are nearly in order and spread over the slice: a counting sort over as many bins of time
-    as rows, then each bin by insertion. A burst that fills one bin is sorted by merging runs, so
-    it costs n·log n and not n².
+    as rows, then each bin by insertion. The keys move along, so that comparisons stay in the
+    cache. A burst that fills one bin is sorted by merging runs: n·log n and not n².
     """
     n = len(t)
-    order = np.empty(n, np.int64)
+    order = np.empty(n, np.int32)
     if n == 0:
         return order
     low = t.min()
@@ -106,39 +106,40 @@ def time_order(t: I64, tie: I64) -> I64:
     while (span >> shift) > n:
         shift += 1
     bins = np.int64(span >> shift) + 1
-    starts = np.zeros(bins + 1, np.int64)
+    fill = np.zeros(bins + 1, np.int32)
     for i in range(n):
-        starts[((t[i] - low) >> shift) + 1] += 1
+        fill[((t[i] - low) >> shift) + 1] += 1
     for b in range(bins):
-        starts[b + 1] += starts[b]
-    fill = starts.copy()
+        fill[b + 1] += fill[b]
+    st, stie = np.empty(n, np.int64), np.empty(n, np.int64)
     for i in range(n):
         b = (t[i] - low) >> shift
-        order[fill[b]] = i
-        fill[b] += 1
+        at = fill[b]
+        fill[b] = at + 1
+        order[at], st[at], stie[at] = i, t[i], tie[i]
+    first = 0
     for b in range(bins):
-        first, last = starts[b], starts[b + 1]
+        last = fill[b]  # after filling, where the bin ends
         if last - first > 32:
             _merge_sort(order, first, last, t, tie)
-            continue
-        for i in range(first + 1, last):
-            row = order[i]
-            j = i - 1
-            while j >= first and (
-                t[order[j]] > t[row] or (t[order[j]] == t[row] and tie[order[j]] > tie[row])
-            ):
-                order[j + 1] = order[j]
-                j -= 1
-            order[j + 1] = row
+        else:
+            for i in range(first + 1, last):
+                when, what, row = st[i], stie[i], order[i]
+                j = i - 1
+                while j >= first and (st[j] > when or (st[j] == when and stie[j] > what)):
+                    st[j + 1], stie[j + 1], order[j + 1] = st[j], stie[j], order[j]
+                    j -= 1
+                st[j + 1], stie[j + 1], order[j + 1] = when, what, row
+        first = last
     return order
 
 
 @kernel
-def _merge_sort(order: I64, first: int, last: int, t: I64, tie: I64) -> None:
+def _merge_sort(order: I32, first: int, last: int, t: I64, tie: I64) -> None:
     """Bottom-up merge sort of `order[first:last]` by (t, tie)."""
     n = last - first
     source = order[first:last].copy()
-    target = np.empty(n, np.int64)
+    target = np.empty(n, np.int32)
     width = 1
     while width < n:
         for left in range(0, n, 2 * width):
@@ -163,7 +164,7 @@ def _merge_sort(order: I64, first: int, last: int, t: I64, tie: I64) -> None:
 
 @kernel
 def gather(
-    order: I64, t: I64, tick: I64, channel: I16, source: I16, body: Bool, table: U8,
+    order: I32, t: I64, tick: I64, channel: I16, source: I16, body: Bool, table: U8,
     o_t: I64, o_tick: I64, o_channel: I16, o_source: I16, o_body: Bool,
     det: U8, layer: U8, cell: U8, role: U8,
 ) -> None:  # fmt: skip

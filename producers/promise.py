@@ -2,6 +2,9 @@
 
 A lane is one board and one kind of word. A lane that falls silent is carried along by the others,
 `hold` behind them, so that a rare kind of word does not stop the slices.
+
+Where nothing else tells an impossible time (recorded data), the newest time of a lane is the middle
+one of its last few words: an odd one out then promises nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +18,15 @@ import numpy.typing as npt
 class Promises:
     """Times are native ticks. `windows[kind]` and `hold` are in ticks, too."""
 
-    def __init__(self, windows: Mapping[int, int], default_window: int, hold: int) -> None:
+    def __init__(
+        self, windows: Mapping[int, int], default_window: int, hold: int, few: int = 1
+    ) -> None:
+        """`few`: words of a lane whose middle one counts as its newest."""
         self._windows = dict(windows)
         self._default = default_window
         self._hold = hold
+        self._few = few
+        self._last: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         self._newest: dict[tuple[int, int], int] = {}
 
     def see(
@@ -28,15 +36,22 @@ class Promises:
     ) -> None:
         """Take in rows: `lanes` is board·256 + kind of each row."""
         for lane in np.unique(lanes):
-            newest = int(ticks[lanes == lane].max())
-            key = divmod(int(lane), 256)
+            key, mine = divmod(int(lane), 256), ticks[lanes == lane]
+            newest = int(mine.max()) if self._few == 1 else self._middle(key, mine)
             self._newest[key] = max(newest, self._newest.get(key, newest))
+
+    def _middle(self, key: tuple[int, int], ticks: npt.NDArray[np.int64]) -> int:
+        """The middle time (of two, the earlier) of the lane's last few words."""
+        last = np.concatenate([self._last.get(key, ticks[:0]), ticks[-self._few :]])[-self._few :]
+        self._last[key] = last
+        return int(np.sort(last)[(len(last) - 1) // 2])
 
     def promise(self, now_tick: int | None = None) -> int | None:
         """Nothing earlier than this will follow; None before the first row."""
         if not self._newest:
             return None if now_tick is None else now_tick - self._hold - self._default
-        newest = max(self._newest.values())
+        sure = [t for key, t in self._newest.items() if self._few == 1 or len(self._last[key]) > 2]
+        newest = max(sure) if sure else min(self._newest.values())
         if now_tick is not None:
             newest = max(newest, now_tick)
         return min(

@@ -49,6 +49,11 @@ class PartSender:
     def full(self) -> bool:
         return self.waiting_bytes > self._bound and (self._spool is None or self._spool_full)
 
+    @property
+    def busy(self) -> bool:
+        """Is so much waiting that a reader who can wait should?"""
+        return self.waiting_bytes > self._bound // 4
+
     def send(self, out: Out) -> None:
         if self._spool is None or not (len(self._spool) or self.waiting_bytes > self._bound):
             self._produce(out)

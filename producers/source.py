@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 PLAN_EVERY_S = 0.1
 EARLY_NS = 300_000_000  # reading for a run begins this long before its first slice
+FEW_WORDS = 9  # recorded words whose middle time is the lane's: odd ones move nothing
 ERROR_AFTER = 10_000  # impossible times in a row before the source says ERROR
 
 
@@ -92,8 +93,8 @@ class SourceProcess:
             self._publisher.flush(2)
 
     def _turn(self) -> None:
-        if self._ended or (self._data_clock and not self._armed):
-            time.sleep(0.02)
+        if self._ended or (self._data_clock and (not self._armed or self._sender.busy)):
+            time.sleep(0.02)  # recorded data can wait for the broker: nothing is dropped
         elif not self._armed or self._is_early():
             self._driver.skip()  # a live device is emptied, so that nothing old waits in it
             time.sleep(0.02)
@@ -121,20 +122,18 @@ class SourceProcess:
         s.dropping = self._sender.full
         s.malformed = block.malformed - self._malformed_before
         s.lost = block.lost - self._lost_before
-        windows = self._windows
         reference = self._reference(s, clock)
+        low, high = self._possible(s, clock, reference)
         n = len(block.rows)
         if n and s.first is not None:
             self._read += n
             self._bytes += n * s.codec.bytes_per_row(block.rows)
-            for out in s.offer(
-                block.rows, reference - windows.sanity, reference + windows.sanity, reference
-            ):
+            for out in s.offer(block.rows, low, high, reference):
                 self._sender.send(out)
             if block.promise is None and isinstance(s.codec, WordCodec):
                 decoded = words.decode(block.rows, s.codec.format, reference)
                 good = (decoded.kind == words.HIT) | (decoded.kind == words.TRIGGER)
-                good &= np.abs(decoded.tick - reference) <= windows.sanity
+                good &= (decoded.tick >= low) & (decoded.tick <= high)
                 lanes = decoded.board.astype(np.int64) * 256 + decoded.kind
                 self._promises.see(lanes[good], decoded.tick[good])
         promise = block.promise
@@ -158,6 +157,13 @@ class SourceProcess:
             return s.newest
         first = self._driver.first_tick()
         return first if first is not None else clock.tick_at((s.first or 0) * self._L)
+
+    def _possible(self, s: Sequencer, clock: Clock, reference: int) -> tuple[int, int]:
+        """Ticks that can be right: near now, or in recorded data those of the run."""
+        if self._data_clock and s.first is not None and s.end is not None:
+            begin, end = s.first * self._L - self._G, s.end * self._L + self._G
+            return clock.tick_at(begin), clock.tick_at(end)
+        return reference - self._windows.sanity, reference + self._windows.sanity
 
     # ------------------------------------------------------------------ plan
 
@@ -205,7 +211,8 @@ class SourceProcess:
         self._clock = clock
         self._windows = Windows.of(source, clock)
         late = self._windows.late
-        self._promises = Promises(late, max(late.values()), self._windows.hold)
+        few = FEW_WORDS if self._data_clock else 1
+        self._promises = Promises(late, max(late.values()), self._windows.hold, few)
         self._malformed_before, self._lost_before = self._malformed, self._lost
         if self._sequencer is None:
             self._sequencer = Sequencer(
@@ -236,7 +243,8 @@ class SourceProcess:
         s, clock = self._sequencer, self._clock
         now = time.time_ns()
         age = None
-        if s is not None and s.first is not None and clock and self._promise is not None:
+        armed = s is not None and s.first is not None and not self._data_clock
+        if armed and clock and self._promise is not None:
             age = (now - clock.ns(self._promise)) / 1e9
         return {
             "inc": self.inc,

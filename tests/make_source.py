@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,53 +15,29 @@ import pyarrow as pa
 
 from freerun.assembler import Assembler, Bundle, Resume
 from freerun.errors import Quarantined
-from freerun.plan import DATA, Entry, Install, Plan
-from freerun.rows import WORD_SCHEMA
+from freerun.plan import Entry, Install, Plan
+from freerun.rows import codec
 from freerun.slices import partition
 from freerun.ticks import Clock
 from freerun.wire import CLOSE, LATE, MARK, Part, checksum, part_headers, read_batch, read_part
-from freerun.words import BAD, checksum as word_sum
+from freerun.words import BX_PER_ORBIT, TICKS_PER_BX
 from producers.sequencer import Out, Sequencer
 
 L, G = 1_000, 100  # ns
+CLOCK = Clock(0, 25, 30)  # so a slice has 1200 ticks
+CODEC = codec("padova-obdt")
 FOREVER = 1 << 60
-BAD_BIT = 1 << 63
-TICK_BITS = 40
+BAD_ROW = 1 << 62 | 4000 << 5  # a hit in a bunch crossing that does not exist
 
 U64 = npt.NDArray[np.uint64]
 
 
-class PlainCodec:
-    """A row is a uint64: its tick in the low 40 bits, a number of its own above, BAD on top."""
-
-    name = "padova-v1"  # a name that readers know; only the body's schema matters to them
-
-    def times(self, rows: U64, ref_tick: int) -> tuple[Any, Any]:
-        ticks = (rows & np.uint64((1 << TICK_BITS) - 1)).astype(np.int64)
-        kind = np.where(rows & np.uint64(BAD_BIT), BAD, 0).astype(np.uint8)
-        return np.where(kind == BAD, ref_tick, ticks), kind
-
-    def take(self, rows: U64, which: npt.NDArray[Any]) -> U64:
-        return rows[which]
-
-    def concat(self, many: Sequence[U64]) -> U64:
-        return np.concatenate(many) if many else np.empty(0, np.uint64)
-
-    def bytes_per_row(self, rows: U64) -> int:
-        return 8
-
-    def batch(self, rows: U64) -> pa.RecordBatch:
-        return pa.RecordBatch.from_arrays([pa.array(rows)], schema=WORD_SCHEMA)
-
-    def rows(self, batch: pa.RecordBatch) -> U64:
-        return batch.column(0).to_numpy()
-
-    def checksum(self, rows: U64) -> int:
-        return word_sum(rows)
-
-
 def row(tick: int, number: int = 0) -> int:
-    return tick | number << TICK_BITS
+    """A hit at `tick`; `number` (below 2048) tells rows of one tick apart."""
+    bunch, tdc = divmod(tick, TICKS_PER_BX)
+    orbit, bx = divmod(bunch, BX_PER_ORBIT)
+    board, channel = divmod(number % 2048, 128)
+    return 1 << 62 | board << 58 | channel << 49 | (orbit % 2**32) << 17 | bx << 5 | tdc
 
 
 def array(rows: Iterable[int]) -> U64:
@@ -68,7 +45,9 @@ def array(rows: Iterable[int]) -> U64:
 
 
 def tick_of(word: int) -> int:
-    return word & ((1 << TICK_BITS) - 1)
+    """The tick of a row, of times near the beginning of the orbits."""
+    orbit = (word >> 17 & 0xFFFFFFFF) - (2**32 if word >> 48 & 1 else 0)
+    return (orbit * BX_PER_ORBIT + (word >> 5 & 4095)) * TICKS_PER_BX + (word & 31)
 
 
 def body_rows(body: bytes | pa.Buffer) -> list[int]:
@@ -77,9 +56,11 @@ def body_rows(body: bytes | pa.Buffer) -> list[int]:
     return [int(x) for x in read_batch(body).column(0).to_numpy()]
 
 
-def sequencer(name: str = "a", inc: int = 1, clock: Clock | None = None, **changes: Any) -> Sequencer:
-    settings = {"length": L, "partitions": 3, "guard": G} | changes
-    return Sequencer(name, inc, PlainCodec(), clock or Clock(0, 1, 1), **settings)
+def sequencer(
+    name: str = "a", inc: int = 1, clock: Clock = CLOCK, *, partitions: int = 3,
+    part_bytes: int = 900_000, guard: int = G,
+) -> Sequencer:  # fmt: skip
+    return Sequencer(name, inc, CODEC, clock, L, partitions, guard, part_bytes)
 
 
 # ------------------------------------------------------------------ plans
@@ -96,7 +77,7 @@ def plan_of(
     return plan
 
 
-def add(plan: Plan, entry: Entry, time_ms: int = 0) -> Entry:
+def add(plan: Plan, entry: Entry, time_ms: int = -1000) -> Entry:
     data = json.loads(entry.to_json()) | {"seq": plan.next_seq}
     told = plan.add(json.dumps(data).encode(), time_ms)
     assert told is not None
@@ -146,7 +127,9 @@ def mark(k: int, source: str = "a", inc: int = 1) -> Part:
 class Fed:
     """One partition's assembler with a log behind it: nothing is read that is not in the log."""
 
-    def __init__(self, p: int, partitions: int = 3, next_slice: int = 0, sources: str = "ab") -> None:
+    def __init__(
+        self, p: int, partitions: int = 3, next_slice: int = 0, sources: str = "ab"
+    ) -> None:
         self.assembler = Assembler(p, partitions, next_slice)
         self.logs: dict[str, list[Part | Quarantined]] = {s: [] for s in sources}
         self.read: dict[str, int] = dict.fromkeys(sources, 0)
@@ -196,27 +179,137 @@ def through_json(assembler: Assembler) -> dict[str, Resume]:
 
 # ------------------------------------------------------------------ a whole world of logs
 
+Record = tuple[Part | Quarantined, bytes]
+
 
 @dataclass
 class World:
     """Raw topics as lists, one per source and partition, of what sequencers sent."""
 
     partitions: int
-    logs: dict[tuple[str, int], list[tuple[Part, bytes]]] = field(default_factory=dict)
+    logs: dict[tuple[str, int], list[Record]] = field(default_factory=dict)
 
-    def send(self, outs: Iterable[Out]) -> None:
-        for out in outs:
-            # over the wire and back: what a reader sees
-            told = read_part(part_headers(out.part))
-            assert told.part == MARK or out.partition == partition(told.k, self.partitions)
-            body = bytes(memoryview(out.body))
-            self.logs.setdefault((told.source, out.partition), []).append((told, body))
+    def send(self, out: Out, harm: str = "") -> None:
+        """One record, over the wire and back: what a reader sees. `harm` is what befalls it."""
+        told: Part | Quarantined = read_part(part_headers(out.part))
+        assert out.part.part == MARK or out.partition == partition(out.part.k, self.partitions)
+        body = bytes(memoryview(out.body))
+        if harm == "lost":
+            return
+        if harm == "header":
+            told = Quarantined("bad_headers")
+        elif harm == "body":
+            body += b"?"
+        log = self.logs.setdefault((out.part.source, out.partition), [])
+        log.append((told, body))
+        if harm == "twice":
+            log.append((told, body))
 
-    def log(self, source: str, p: int) -> list[tuple[Part, bytes]]:
+    def log(self, source: str, p: int) -> list[Record]:
         return self.logs.get((source, p), [])
 
     def sources(self) -> list[str]:
-        return sorted({s for s, _ in self.logs})
+        return ["a", "b", "c", "z"]  # also one that never said a word
+
+    def rows(self, source: str, p: int) -> int:
+        """All rows that readable records of a log speak of."""
+        return sum(told.rows for told, _ in self.log(source, p) if isinstance(told, Part))
+
+
+SLICE = 1200  # ticks of CLOCK in L
+HARMS = ("lost", "header", "body", "twice")
+
+
+def random_plan(rng: random.Random, partitions: int) -> Plan:
+    """A run or two, perhaps with sources that join, leave, or are given up. Slices of 0.1 s, so
+    that what is decided matters; nobody but the plan's fold looks at their length."""
+    plan = plan_of(partitions=partitions, length=100_000_000)
+    at = 5 + rng.randrange(3)
+    for run in range(1, 1 + rng.choice([1, 1, 2])):
+        add(plan, start(at, run, rng.choice(["abc", "abc", "ab", "c"])))
+        first = at
+        if rng.random() < 0.3:
+            at += rng.randrange(1, 8)
+            add(plan, roster_entry(at, run, rng.choice(["abc", "bc"]), rng.choice(["", "", "b"])))
+        at += rng.randrange(0, 14)
+        add(plan, stop(at))
+        for source in sorted({s for e in plan.entries if e.run == run for s in e.roster}):
+            # only at the end is it known who did not come; here: everybody who is not there
+            add(plan, give_up(first, source, run))
+        at += rng.choice([0, 1, 5])
+    return plan
+
+
+class Life:
+    """One life of a source, followed from the plan as a source process would."""
+
+    def __init__(self, source: str, inc: int, plan: Plan, born: int) -> None:
+        assert plan.install is not None
+        self.plan, self.born = plan, born
+        self.s = sequencer(source, inc, partitions=plan.install.P, part_bytes=40)
+
+    def turn(self, k: int, rng: random.Random) -> list[Out]:
+        """What it sends while slice `k` is taken."""
+        s = self.s
+        out: list[Out] = []
+        if s.first is None and (border := self.plan.next_border(max(k, self.born), s.source)):
+            first, end = border
+            if first <= k + 2:
+                out += s.arm(max(first, self.born), end)
+        if s.first is not None:
+            n = rng.choice([0, 0, 1, 4, 12, 30])
+            ticks = [k * SLICE + rng.randrange(SLICE) for _ in range(n)]
+            if rng.random() < 0.3:
+                ticks += [max(0, t - rng.randrange(1, 4) * SLICE) for t in ticks[:3]]
+            rows = [row(t, rng.randrange(2048)) for t in ticks]
+            for at in range(0, len(rows), 7):
+                out += s.offer(array(rows[at : at + 7]), -SLICE, 10**6, 0)
+            out += s.advance(k * SLICE - rng.choice([0, 300, 2 * SLICE]))
+        return out
+
+
+def random_source(world: World, source: str, plan: Plan, rng: random.Random, last: int) -> None:
+    """A source with its accidents: killed with a lost tail, restarted at once or later, leftovers
+    of a spool sent again, a zombie that lives on, records that are harmed on their way."""
+    harm_rate = rng.choice([0, 0, 0.03])
+    kill_rate = rng.choice([0, 0, 0.1])
+    inc = rng.randrange(1, 5)
+    life: Life | None = Life(source, inc, plan, 0)
+    zombie: Life | None = None
+    history: list[Out] = []
+    for k in range(last + 4):
+        outs = life.turn(k, rng) if life else []
+        if k == last + 3 and life and life.s.first is not None:
+            outs += life.s.advance(10**6)
+        if zombie is not None and rng.random() < 0.5:
+            outs += zombie.turn(k, rng)
+        if life and rng.random() < kill_rate:
+            outs = outs[: rng.randrange(len(outs) + 1)]
+            zombie = life if rng.random() < 0.3 else None
+            life = None
+        elif life is None and rng.random() < 0.5:
+            inc += rng.randrange(1, 3)
+            life = Life(source, inc, plan, k + rng.randrange(0, 3))
+            if history and rng.random() < 0.5:
+                at = rng.randrange(len(history))
+                outs = history[at : at + 5] + outs
+        history += outs
+        for out in outs:
+            world.send(out, rng.choice(HARMS) if rng.random() < harm_rate else "")
+
+
+def random_world(seed: int) -> tuple[World, Plan]:
+    """Logs of four sources (z is on no roster) and their plan; a pure function of the seed."""
+    rng = random.Random(seed)
+    world = World(rng.randrange(1, 5))
+    plan = random_plan(rng, world.partitions)
+    last = max(e.from_slice for e in plan.entries)
+    for source in "abcz":
+        known = plan if source != "z" else plan_of(
+            start(4, roster="z"), stop(last), partitions=world.partitions
+        )  # fmt: skip
+        random_source(world, source, known, rng, last)
+    return world, plan
 
 
 def check_crc(told: Part, body: bytes) -> None:
@@ -240,12 +333,14 @@ def picture(bundle: Bundle) -> Picture:
 def assemble(
     world: World, plan: Plan, p: int, first: int,
     choose: Callable[[list[str]], str], take_over: Callable[[], bool] = lambda: False,
-    read_ahead: Callable[[], bool] = lambda: True,
+    eager: Callable[[], bool] = lambda: True, read_plan: Callable[[], bool | None] = lambda: None,
 ) -> tuple[list[Picture], dict[str, Counter[str]]]:  # fmt: skip
     """All bundles of a partition, reading its logs in the order that `choose` says.
 
-    `take_over()` is asked after each commit (a bundle), and after each record: then the owner
-    dies, and an heir begins from what was committed last. Returns the pictures of the committed
+    `eager()` says whether to ask for a bundle before the next record. `take_over()` is asked after
+    each bundle and each record: then the owner dies, and an heir begins from what was committed
+    last. `read_plan()` says whether the plan was read again: what was held is offered again then. It
+    says None when all of it is known. A give-up counts only when all logs were read. Returns the pictures of the committed
     bundles and the total counts per source, with those that no bundle reported.
     """
     sources = world.sources()
@@ -260,44 +355,40 @@ def assemble(
             new.add_source(s, committed[s])
         return new
 
-    owner = heir()
-    held: set[str] = set()
+    def step(owner: Assembler, caught_up: Callable[[str, int], bool]) -> bool:
+        nonlocal committed, following
+        bundle = owner.ready(plan, FOREVER, caught_up)
+        if bundle is None:
+            return False
+        committed, following = through_json(owner), owner.next
+        out.append(picture(bundle))
+        for s, mine in bundle.counts.items():
+            counts[s].update(mine)
+        return True
+
+    def unread(owner: Assembler) -> list[str]:
+        return [
+            s for s in sources
+            if s not in held and owner.sources[s].position < len(world.log(s, p))
+        ]  # fmt: skip
+
+    owner, held = heir(), set[str]()
     while True:
-        bundle = None
-        if read_ahead():
-            bundle = owner.ready(
-                plan, FOREVER,
-                lambda s, _seq: owner.sources[s].position == len(world.log(s, p)),
-            )  # fmt: skip
-        if bundle is not None:
-            committed, following = through_json(owner), owner.next
-            out.append(picture(bundle))
-            for s, mine in bundle.counts.items():
-                counts[s].update(mine)
-        else:
-            open_logs = [
-                s for s in sources
-                if s not in held and owner.sources[s].position < len(world.log(s, p))
-            ]
-            if not open_logs:
-                bundle = owner.ready(plan, FOREVER, lambda _s, _seq: True)
-                if bundle is None:
-                    break
-                committed, following = through_json(owner), owner.next
-                out.append(picture(bundle))
-                for s, mine in bundle.counts.items():
-                    counts[s].update(mine)
-                continue
-            source = choose(open_logs)
-            offset = owner.sources[source].position
-            told, body = world.log(source, p)[offset]
-            if not owner.offer(source, offset, told, body, plan):
-                held.add(source)
+        more = read_plan()
+        if more:
+            held.clear()
+        if not (eager() and step(owner, lambda _s, _seq: False)):
+            waiting = unread(owner)
+            if waiting:
+                source = choose(waiting)
+                offset = owner.sources[source].position
+                told, body = world.log(source, p)[offset]
+                if not owner.offer(source, offset, told, body, plan):
+                    held.add(source)
+            elif not step(owner, lambda _s, _seq: True) and more is None:
+                break
         if take_over():
             owner, held = heir(), set()
     for s, state in owner.sources.items():
         counts[s].update(state.counts)
     return out, counts
-
-
-__all__ = ["DATA", "Counter"]

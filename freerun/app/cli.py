@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from freerun.app import broker_cli, config_cli, demo_cli, run_cli, up_cli
+from freerun.app import bench_cli, broker_cli, config_cli, demo_cli, replay_cli, run_cli, up_cli
 from freerun.errors import FreerunError
 
-GROUPS = [demo_cli, up_cli, run_cli, config_cli, broker_cli]
+GROUPS = [demo_cli, up_cli, run_cli, replay_cli, config_cli, broker_cli, bench_cli]
 
 app = typer.Typer(
     name="freerun",

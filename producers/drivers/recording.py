@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.wordfile import WordFile, kind_of
-from freerun.words import HIT, TICKS_PER_ORBIT, TRIGGER, WRAP, WordFormat, decode
+from freerun.words import HIT, TICKS_PER_ORBIT, TRIGGER, WordFormat, decode
+from producers.drivers.span import typical_tick
 
 U64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
@@ -59,9 +60,9 @@ class Recording:
         self._complete = False
         self._before = 0  # malformed, of files and passes already closed
         self._file: WordFile | None = None
-        self._last = WRAP // 2
+        self._last = 0
         self.first: int | None = None
-        """Tick of the first timed word."""
+        """Tick of the first timed word (that is no odd one out), to unwrap by."""
         self._low = self._high = 0
 
     def open(self) -> None:
@@ -75,7 +76,7 @@ class Recording:
         if self._kept is not None and self._complete:
             self._pieces = iter(self._kept)
             return
-        self._last = WRAP // 2 if self.first is None else self.first
+        self._last = self.first or 0
         self._pieces = self._read()
 
     def close(self) -> None:
@@ -125,6 +126,9 @@ class Recording:
 
     def _paced(self, words: U64) -> tuple[U64, Int64]:
         """The words of our board, and the non-decreasing ticks by which they are due."""
+        if self.first is None:
+            self.first = typical_tick(words, self._format)
+            self._last = self._low = self._high = self.first or 0
         decoded = decode(words, self._format, self._last)
         ticks = decoded.tick
         if self._fpga is not None:
@@ -139,9 +143,6 @@ class Recording:
         middle = int(np.partition(some, len(some) // 2)[len(some) // 2])
         sane = timed & (np.abs(ticks - middle) < _OUTLIER_TICKS)
         low, high = int(ticks[sane].min()), int(ticks[sane].max())
-        if self.first is None:
-            self.first, self._low, self._high = int(ticks[sane][0]), low, high
-            self._last = low  # until now it was only there to unwrap by
         self._low, self._high = min(self._low, low), max(self._high, high)
         pace = np.maximum.accumulate(np.maximum(np.where(sane, ticks, low), self._last))
         self._last = int(pace[-1])

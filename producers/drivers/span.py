@@ -7,6 +7,7 @@ times that are left the largest group without a long pause is the recording.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,7 @@ class _Scan:
         self._windows, self._far = window, far
         self._lanes: dict[tuple[int, int], _Lane] = {}
         self._bins: dict[int, list[int]] = {}  # time // pause → words, first, last
+        self._parameters: Counter[int] = Counter()  # the same of words that only tag a time
         self._reference: int | None = None
         self._sample: U64 = np.empty(0, np.uint64)
         self._run_numbers: set[int] = set()
@@ -153,7 +155,9 @@ class _Scan:
             mine = ours & (decoded.kind == kind)
             for board in np.flatnonzero(np.bincount(decoded.board[mine], minlength=1)).tolist():
                 self._see(board, kind, decoded.tick[mine & (decoded.board == board)])
-        self._count(decoded.tick[ours & (decoded.kind == PARAM)], vote=False)
+        parameters = decoded.tick[ours & (decoded.kind == PARAM)] // self._pause
+        self._parameters.update(dict(zip(*(x.tolist() for x in np.unique(
+            parameters, return_counts=True)), strict=True)))  # fmt: skip
 
     def _see(self, board: int, kind: int, ticks: I64, last: bool = False) -> None:
         lane = self._lanes.setdefault((board, kind), _Lane(ticks[:0]))
@@ -162,15 +166,11 @@ class _Scan:
             self._reference = int(good[len(good) // 2])
             self._count(good)
 
-    def _count(self, ticks: I64, vote: bool = True) -> None:
-        if not len(ticks):
-            return
+    def _count(self, ticks: I64) -> None:
         bins = ticks // self._pause
         for b in [int(bins[0])] if bins.min() == bins.max() else np.unique(bins).tolist():
             mine = ticks[bins == b]
             low, high = int(mine.min()), int(mine.max())
-            if not vote:  # these words say little of the time: they may only lie apart
-                continue
             n, before, after = self._bins.get(b, (0, low, high))
             self._bins[b] = [n + len(mine), min(before, low), max(after, high)]
 
@@ -191,6 +191,10 @@ class _Scan:
             groups.remove(best)
             span.inside, span.low, span.high = best
             span.others = [(n, low, high) for n, low, high in groups]
+            near = range(span.low // self._pause - 1, span.high // self._pause + 2)
+            for b, n in self._parameters.items():
+                if b not in near:
+                    span.others.append((n, b * self._pause, (b + 1) * self._pause))
         span.bad = span.kinds.get(BAD, 0)
         return span
 
@@ -249,6 +253,9 @@ def _trouble(
     if span.words == 0:
         lines = f" ({span.malformed:,d} lines are no rows)" if span.malformed > 1 else ""
         return f"the file holds no word{lines}: there is nothing to replay"
+    if span.malformed > max(10, span.words // 4):
+        return (f"{span.malformed:,d} lines are no rows of {fmt.name}, only {span.words:,d} are; "
+                f"{work.hint()}")  # fmt: skip
     if span.bad > max(10, span.words // 200):
         return (f"{span.bad:,d} of {span.words:,d} words are no words of {fmt.name}; "
                 f"{work.hint()}")  # fmt: skip
