@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from controllers.closing import Closer
 from controllers.documents import RunsTopic
 from controllers.plan_writer import PlanWriter, new_install
 from controllers.reconcile import Reconciler
+from freerun.config.pipelines import RunType
 from freerun.heartbeat import Heart
 from freerun.kafka import BEGINNING, Fenced, Publisher, Reader
 from freerun.plan import Entry, Run
@@ -22,6 +23,7 @@ from freerun.service import Service
 from freerun.slices import slice_of
 
 log = structlog.get_logger()
+CLOCK_OFF_NS = 1_000_000_000
 FOLDER = re.compile(r"Run(\d{6})$")
 
 
@@ -100,6 +102,7 @@ class RunControl:
         answer: dict[str, Any] = {"answer": command.get("id", ""), "ok": True}
         entry: Entry | None = None
         try:
+            self._refuse_again(command)
             entry, text = self._entry_of(command)
             answer |= {"run": entry.run, "text": text}
             if command["command"] == "stop_run":
@@ -110,6 +113,16 @@ class RunControl:
         if written is not None:
             log.info("entry", seq=written.seq, kind=written.kind, from_slice=written.from_slice)
             self._closer.changed(command, written)
+
+    def _refuse_again(self, command: dict[str, Any]) -> None:
+        """A command that was carried out already is not carried out twice."""
+        told = str(command.get("id", ""))
+        for entry in self._writer.plan.entries:
+            if told and entry.command_id == told:
+                raise Refused(
+                    f"this command was carried out already: {entry.kind} from slice "
+                    f"{entry.from_slice} (plan entry {entry.seq})"
+                )
 
     def _entry_of(self, command: dict[str, Any]) -> tuple[Entry, str]:
         name = command.get("command")
@@ -128,6 +141,8 @@ class RunControl:
         if self._bench.run_types and kind not in self._bench.run_types:
             known = ", ".join(self._bench.run_types)
             raise Refused(f"unknown run type {kind!r}: known are {known}")
+        if kind in self._bench.run_types:
+            command["answers"] = answers(self._bench.run_types[kind], command.get("answers") or {})
         roster: dict[str, bool] = {}
         absent = []
         for source in self._bench.sources:
@@ -144,12 +159,14 @@ class RunControl:
                 absent.append(source.id)
         if not roster:
             raise Refused("no source is ready: start at least one")
+        anchors = self._anchors(roster)
+        self._check_clocks(roster, anchors)
         folders = [int(m[1]) for f in self._service.data.glob("Run*")
                    if (m := FOLDER.match(f.name))]  # fmt: skip
         number = max([0, *(r.number for r in runs), *folders]) + 1
         entry = Entry(
             seq=0, from_slice=plan.earliest(time.time_ns()), kind="start", run=number,
-            roster=roster, anchors=self._anchors(roster),
+            roster=roster, anchors=anchors,
             offsets={s.id: s.clock.offset for s in self._bench.sources},
             who=str(command.get("who", "")), why=str(command.get("comment", "")),
             command_id=str(command.get("id", "")),
@@ -170,6 +187,20 @@ class RunControl:
             if domain not in anchors and seen is not None and seen.get("anchor") is not None:
                 anchors[domain] = int(seen["anchor"])
         return anchors
+
+    def _check_clocks(self, roster: dict[str, bool], anchors: dict[str, int]) -> None:
+        """A source whose own idea of its clock's zero is a second off would be wrong all along."""
+        for name in roster:
+            seen, anchor = (
+                self._reconciler.fresh(name),
+                anchors.get(self._bench.source(name).domain),
+            )
+            told = seen.get("anchor") if seen is not None else None
+            if anchor is not None and told is not None and abs(int(told) - anchor) > CLOCK_OFF_NS:
+                raise Refused(
+                    f"the clock of {name} is {(int(told) - anchor) / 1e9:+.1f} s off the one the "
+                    "plan knows: it was reset; give the system another name to begin anew"
+                )
 
     def _stop(self, command: dict[str, Any]) -> tuple[Entry, str]:
         plan = self._writer.plan
@@ -194,8 +225,26 @@ class RunControl:
     def _stop_by_itself(self) -> None:
         run = self._current()
         if run is not None and run.last is None and self._closer.should_stop(run):
-            entry = self._like_now("stop", run=None, who="run control", why="stop_after reached")
+            entry = self._like_now("stop", run=None, who="run control", command_id="",
+                                   why="stop_after reached")  # fmt: skip
             self._closer.changed({}, self._writer.issue(entry) or entry)
+            self._repeat(run)
+
+    def _repeat(self, run: Run) -> None:
+        """The next run of the same type, if its type says so."""
+        last = self._runs.documents.runs.get(run.number, {})
+        run_type = self._bench.run_types.get(str(last.get("type")))
+        if run_type is None or not run_type.repeat:
+            return
+        command = {"command": "start_run", "who": "run control",
+                   **{k: last.get(k) for k in ("type", "comment", "shifter", "answers")}}  # fmt: skip
+        try:
+            entry, text = self._start(command)
+        except Refused as why:
+            log.warning("not_repeated", run=run.number, why=str(why))
+            return
+        self._closer.changed(command, self._writer.issue(entry) or entry)
+        log.info("repeated", text=text)
 
     def _reconcile(self) -> None:
         """Give up who is lost, take back who is there again; also until a stopped run is out."""
@@ -217,6 +266,11 @@ class RunControl:
                                 command_id="")  # fmt: skip
                 self._writer.issue(entry)
                 log.warning("given_up", source=source, why=why)
+                if base.roster[source] and run.last is None:
+                    stop = self._like_now("stop", run=None, who="run control", command_id="",
+                                          why=f"{source} is critical and {why}")  # fmt: skip
+                    self._writer.issue(stop)
+                    return
             elif source in gone and run.last is None:
                 seen = self._reconciler.fresh(source)
                 if seen is not None and self._back_since(source, gone[source]):
@@ -229,12 +283,34 @@ class RunControl:
 
     def _back_since(self, source: str, entry: Entry) -> bool:
         seen = self._reconciler.sources[source]
-        newest = max(e.from_slice for e in self._writer.plan.entries)
         pending = any(
             e.kind == "roster" and e.seq > entry.seq and source not in e.given_up
             for e in self._writer.plan.entries
         )
-        return seen.missed == 0 and seen.stuck == 0 and not pending and newest >= 0
+        return seen.missed == 0 and seen.stuck == 0 and not pending
 
 
-__all__ = ["RunControl"]
+def answers(run_type: RunType, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the shifter was asked, with the types that the configuration names."""
+    out: dict[str, Any] = {}
+    for name, kind in run_type.ask.items():
+        if name not in given:
+            raise Refused(f"this type of run asks for {name} ({kind}): add --set {name}=…")
+        try:
+            out[name] = _TYPES[kind](given[name])
+        except (TypeError, ValueError):
+            raise Refused(f"{name} = {given[name]!r} is no {kind}") from None
+    if unknown := sorted(set(given) - set(run_type.ask)):
+        known = ", ".join(run_type.ask) or "nothing"
+        raise Refused(f"this type of run does not ask for {unknown[0]}; it asks for {known}")
+    return out
+
+
+def _truth(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("yes", "true", "no", "false"):
+        raise ValueError(text)
+    return text in ("yes", "true")
+
+
+_TYPES: dict[str, Callable[[Any], Any]] = {"text": str, "int": int, "float": float, "bool": _truth}

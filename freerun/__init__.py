@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`freerun.open` and the names a plug-in imports, loaded when they are asked for."""
     if name == "open":
-        from importlib import import_module
+        from freerun.app.open import open as open_run
 
-        return import_module("freerun.app.open").open
+        return open_run
     if name in ("Builder", "Events"):
         from freerun import builder
 

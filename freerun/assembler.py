@@ -201,12 +201,11 @@ class Assembler:
                 passed_before=fragment.passed_before,
             )
             state.fragments[part.k] = fragment
-        if self._check is not None:
+        if self._check is not None and fragment.state != BROKEN:  # the first fault is enough
             try:
                 self._check(part, body)
             except Quarantined as why:
-                if not fragment.state:
-                    fragment.state, fragment.detail = BROKEN, why.reason
+                fragment.state, fragment.detail = BROKEN, why.reason
                 self._quarantine(state, source, offset, why, part.rows)
                 return None
         fragment.parts.append(part)

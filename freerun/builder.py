@@ -167,7 +167,10 @@ class Builder:
         raise NotImplementedError
 
     def build(self, s: SliceRows) -> Events:
-        """All events whose anchor lies in [-extent after, length + extent before]."""
+        """All events whose anchor lies in [-extent after, length + extent before]; where events
+        may share rows, up to the sum of both extents to either side: then the framework sees that
+        a row of an owned event is in a neighbour's, too.
+        """
         raise NotImplementedError
 
     def hists(self) -> Sequence[Hist]:

@@ -7,6 +7,7 @@ which the source takes part, the rows with a promise, and the sanity window of t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -105,9 +106,13 @@ class Sequencer:
 
     # -------------------------------------------------------------- rows in
 
-    def offer(self, rows: Rows, low: int, high: int, reference: int | None = None) -> list[Out]:
+    def offer(
+        self, rows: Rows, low: int, high: int, reference: int | None = None,
+        wider: Mapping[int, int] | None = None,
+    ) -> list[Out]:  # fmt: skip
         """Take in rows; ticks outside [low, high] are impossible and quarantined.
 
+        `wider`: kind of row → by how many ticks its times may lie further out on both sides.
         Returns late parts at once, and full body parts of the oldest open slice.
         """
         n = len(rows)
@@ -117,6 +122,10 @@ class Sequencer:
         ticks, kind = self.codec.times(rows, ref if ref is not None else (low + high) // 2)
         bad = kind == BAD
         impossible = ~bad & ((ticks < low) | (ticks > high))
+        if wider and impossible.any():
+            for what, more in wider.items():
+                inside = (kind == what) & (ticks >= low - more) & (ticks <= high + more)
+                impossible &= ~inside
         armed = self.first is not None
         if bad.any() or impossible.any():
             if armed:
@@ -183,6 +192,12 @@ class Sequencer:
             self._late_number += 1
             out.append(Out(partition(k, self.P), part, body))
         return out
+
+    @property
+    def open_bytes(self) -> int:
+        """Rows of slices that are not closed, in bytes (about)."""
+        chunks = (c for s in self._open.values() for c in s.chunks)
+        return sum(len(c.rows) * (8 + self.codec.bytes_per_row(c.rows)) for c in chunks)
 
     # -------------------------------------------------------------- slices out
 
@@ -318,9 +333,7 @@ class Sequencer:
             at = chunk.ticks if which is None else chunk.ticks[which]
             into.append(Chunk(rows, at, int(at.min()), int(at.max())))
 
-    def _near(
-        self, chunks: list[Chunk], low: int | None, high: int | None
-    ) -> Rows:
+    def _near(self, chunks: list[Chunk], low: int | None, high: int | None) -> Rows:
         """The rows of `chunks` with low ≤ tick < high."""
         found = []
         for chunk in chunks:

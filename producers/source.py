@@ -30,6 +30,8 @@ log = structlog.get_logger()
 PLAN_EVERY_S = 0.1
 EARLY_NS = 300_000_000  # reading for a run begins this long before its first slice
 FEW_WORDS = 9  # recorded words whose middle time is the lane's: odd ones move nothing
+OPEN_BYTES = 512 << 20  # rows of open slices in memory; beyond it payload is dropped and counted
+MARKER = 254  # a lane of its own in the promise: hits of channels that are no detectors
 ERROR_AFTER = 10_000  # impossible times in a row before the source says ERROR
 
 
@@ -39,15 +41,20 @@ class Windows:
 
     late: dict[int, int]
     hold: int
-    sanity: int
+    sanity: int  # of the strictest kind
+    wider: dict[int, int]  # kind → how much further its times may be
 
     @classmethod
     def of(cls, source: Source, clock: Clock) -> Windows:
         def ticks(ns: int) -> int:
             return -(-ns * clock.den // clock.num)
 
-        late = {words.HIT: ticks(source.late.hit), words.TRIGGER: ticks(source.late.trigger)}
-        return cls(late, ticks(max(source.flush, 1)), ticks(source.sanity.hit))
+        late = {words.HIT: ticks(source.late.hit), words.TRIGGER: ticks(source.late.trigger),
+                MARKER: ticks(source.late.marker)}  # fmt: skip
+        sane = {words.HIT: ticks(source.sanity.hit), words.TRIGGER: ticks(source.sanity.trigger)}
+        least = min(sane.values())
+        wider = {kind: window - least for kind, window in sane.items() if window > least}
+        return cls(late, ticks(max(source.flush, 1)), least, wider)
 
 
 class SourceProcess:
@@ -119,7 +126,7 @@ class SourceProcess:
         if s is None or clock is None:
             return
         self._malformed, self._lost = block.malformed, block.lost
-        s.dropping = self._sender.full
+        s.dropping = self._sender.full or s.open_bytes > OPEN_BYTES
         s.malformed = block.malformed - self._malformed_before
         s.lost = block.lost - self._lost_before
         reference = self._reference(s, clock)
@@ -128,25 +135,32 @@ class SourceProcess:
         if n and s.first is not None:
             self._read += n
             self._bytes += n * s.codec.bytes_per_row(block.rows)
-            for out in s.offer(block.rows, low, high, reference):
+            for out in s.offer(block.rows, low, high, reference, self._windows.wider):
                 self._sender.send(out)
             if block.promise is None and isinstance(s.codec, WordCodec):
                 decoded = words.decode(block.rows, s.codec.format, reference)
                 good = (decoded.kind == words.HIT) | (decoded.kind == words.TRIGGER)
                 good &= (decoded.tick >= low) & (decoded.tick <= high)
-                lanes = decoded.board.astype(np.int64) * 256 + decoded.kind
+                kind = decoded.kind.astype(np.int64)
+                if self._source.markers:
+                    kind[(kind == words.HIT) & np.isin(decoded.channel, self._source.markers)] = (
+                        MARKER
+                    )
+                lanes = decoded.board.astype(np.int64) * 256 + kind
                 self._promises.see(lanes[good], decoded.tick[good])
-        promise = block.promise
+        promise, by_timeout = block.promise, False
         if promise is None:
-            now = None if self._data_clock else clock.tick_at(time.time_ns())
-            promise = self._promises.promise(now)
+            promise = sure = self._promises.promise(None)
+            if not self._data_clock:
+                promise = self._promises.promise(clock.tick_at(time.time_ns()))
+                by_timeout = promise != sure  # the flush time stood in for a sign of the device
         if block.end:
             self._ended = True
             if self._data_clock and s.end is not None:
                 promise = clock.tick_at(s.end * self._L + 2 * self._G) + 1
         if promise is not None:
             self._promise = promise
-            for out in s.advance(promise):
+            for out in s.advance(promise, by_timeout):
                 self._sender.send(out)
 
     def _reference(self, s: Sequencer, clock: Clock) -> int:
@@ -163,7 +177,11 @@ class SourceProcess:
         if self._data_clock and s.first is not None and s.end is not None:
             begin, end = s.first * self._L - self._G, s.end * self._L + self._G
             return clock.tick_at(begin), clock.tick_at(end)
-        return reference - self._windows.sanity, reference + self._windows.sanity
+        # a slow host reads old rows: what the device may still give is not impossible
+        oldest = reference if self._promise is None else min(reference, self._promise)
+        if s.first is not None and s.next == s.first:
+            oldest = min(oldest, clock.tick_at(s.first * self._L - EARLY_NS))
+        return oldest - self._windows.sanity, reference + self._windows.sanity
 
     # ------------------------------------------------------------------ plan
 
@@ -200,9 +218,7 @@ class SourceProcess:
         entries = self._log.plan.entries
         return bool(entries) and entries[-1].clock == DATA
 
-    def _arm(
-        self, first: int, end: int | None, anchors: Any, offsets: Any
-    ) -> None:
+    def _arm(self, first: int, end: int | None, anchors: Any, offsets: Any) -> None:
         source, driver = self._source, self._driver
         anchor = anchors.get(source.domain, driver.estimate_anchor() or 0)
         driver.set_anchor(anchor)
@@ -248,7 +264,9 @@ class SourceProcess:
             age = (now - clock.ns(self._promise)) / 1e9
         return {
             "inc": self.inc,
-            "first": s.first if s is not None and s.first is not None else slice_of(now, self._L) + 2,
+            "first": s.first
+            if s is not None and s.first is not None
+            else slice_of(now, self._L) + 2,
             "closed": self._sender.acked_close,
             "read": self._read,
             "read_bytes": self._bytes,

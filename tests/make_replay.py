@@ -31,7 +31,7 @@ from processors.setup import lane_of, spec_of
 from producers.__main__ import make_driver
 from producers.source import SourceProcess
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0  # a first run compiles
 
 
 class Results(NamedTuple):

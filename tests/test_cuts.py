@@ -187,6 +187,9 @@ def dask(tmp_path_factory: pytest.TempPathFactory, recording: Path) -> Iterator[
         cluster._dask({})
         yield cluster.scheduler_file
     finally:
+        for service in cluster.supervisor.services.values():
+            if service.process is not None:  # their lanes' topics are gone: nothing to end well
+                service.process.kill()
         cluster.supervisor.stop()
 
 

@@ -34,7 +34,7 @@ def readme(doc: Doc, sidecars: list[Sidecar]) -> str:
         f"{name}   {doc.get('system', '')}   type: {doc.get('type') or '-'}",
         f"comment: {doc.get('comment') or '-'}   shifter: {doc.get('shifter') or '-'}",
         f"state as this was written: {doc.get('state', '?')}   ledger: "
-        f"{ledger.get('verdict', 'not spoken yet')}",
+        f"{ledger.get('line', 'not spoken yet')}",
         "",
         f"slices      {total['slices']} of {ns / 1e6:g} ms, complete: {total['complete']}",
         f"live time   {total['live_ns'] / 1e9:.3f} s",

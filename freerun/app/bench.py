@@ -66,7 +66,9 @@ class Table:
         print(", ".join(f"{k} {v}" for k, v in here.items()))
         width = max(len(r["what"]) for r in self.rows)
         for r in self.rows:
-            goal = "" if r["goal"] is None else f"  goal {r['goal']:g} {'ok' if r['ok'] else 'MISSED'}"
+            goal = (
+                "" if r["goal"] is None else f"  goal {r['goal']:g} {'ok' if r['ok'] else 'MISSED'}"
+            )
             peer = f"  ({r['peer']})" if r["peer"] else ""
             print(f"{r['what']:{width}s}  {r['value']:>12,.2f} {r['unit']}{goal}{peer}")
         if file is not None:

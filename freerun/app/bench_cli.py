@@ -14,7 +14,9 @@ group = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-JsonOpt = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows, too.")]
+JsonOpt = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the rows, too.")
+]
 
 
 def add(app: typer.Typer) -> None:
@@ -46,8 +48,8 @@ def end_to_end(
     """The whole bench on this machine: does the lag grow, and what does each process cost?"""
     from freerun.app.bench import Table
     from freerun.app.bench_whole import measure
-    from freerun.config.units import NANOSECONDS
+    from freerun.app.options import nanoseconds
 
     table = Table("end-to-end")
-    measure(table, bench, rate, float(NANOSECONDS.parse(for_)) / 1e9)
+    measure(table, bench, rate, nanoseconds(for_) / 1e9)
     table.finish(json_file)

@@ -88,14 +88,14 @@ def _one_after_the_other(
     label = f"{ids} id{'s' if ids > 1 else ''}, one after the other"
     commit, seen = spread(commits), spread(visible)
     table.add(label, n / seconds, "transactions/s", DESIGN[ids][0] and f"design {DESIGN[ids][0]}")
-    table.add("  begin → committed, p50", commit[0], "ms", f"p10 {commit[1]:.1f}, p90 {commit[2]:.1f}")
+    table.add(
+        "  begin → committed, p50", commit[0], "ms", f"p10 {commit[1]:.1f}, p90 {commit[2]:.1f}"
+    )
     table.add("  begin → visible, p50", seen[0], "ms",
               f"p10 {seen[1]:.1f}, p90 {seen[2]:.1f}; {size / 1000:.0f} kB; design 4.5 ms")  # fmt: skip
 
 
-def _side_by_side(
-    table: Table, topic: str, producers: list[Transactional], seconds: float
-) -> None:
+def _side_by_side(table: Table, topic: str, producers: list[Transactional], seconds: float) -> None:
     """As the lanes do it: a small pool of threads, one transaction per id at a time."""
     value, end = os.urandom(2_000), time.perf_counter() + seconds
 

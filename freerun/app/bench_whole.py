@@ -64,7 +64,8 @@ def _run(table: Table, session: Session, rate: float, seconds: float) -> None:
     number, name = int(answer["run"]), "loop/" + session.place.bench.pipelines[0].id
     samples: list[tuple[float, float]] = []
     length = session.place.bench.time.slice / 1e9
-    before, begun = {}, 0.0
+    before: dict[str, float] = {}
+    begun = until = 0.0
     after: dict[str, float] = {}
     ended: float | None = None
     while True:
@@ -91,7 +92,9 @@ def _run(table: Table, session: Session, rate: float, seconds: float) -> None:
     table.add("rows", rows / span / 1e6, "M/s", f"asked for {rate:g}", goal=rate * 0.97)
     table.add("lag of the lanes, median", float(np.median(lag)), "s", f"worst {lag.max():.1f} s")
     table.add("growth of the lag", slope * 60, "s/min", goal=1.0, at_most=True)
-    table.add("run closed after its end", time.time() - (ended or time.time()), "s", verdict["line"])
+    table.add(
+        "run closed after its end", time.time() - (ended or time.time()), "s", verdict["line"]
+    )
     total = 0.0
     for service in after:
         used = (after[service] - before.get(service, 0.0)) / (until - begun)

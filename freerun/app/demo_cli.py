@@ -29,7 +29,7 @@ def demo(
     stream, with the efficiency, purity and resolution that the geometry allows.
     """
     from freerun.app.demo import demo as run_demo
-    from freerun.config.units import NANOSECONDS
+    from freerun.app.options import nanoseconds
 
-    seconds = float(NANOSECONDS.parse(for_)) / 1e9
+    seconds = nanoseconds(for_) / 1e9
     run_demo(bench, data, cluster, port, seconds, kill)

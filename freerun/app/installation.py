@@ -92,6 +92,8 @@ class Installation:
         self.find_broker()
         self.make_topics()
         self.supervisor = Supervisor(self.hidden / "logs")
+        for name in self.supervisor.end_leftovers():
+            self.say(f"{name} was left behind by an earlier 'up' that was killed: ended")
         self._services(dashboard_port, with_dashboard)
 
     def find_broker(self) -> None:

@@ -176,7 +176,9 @@ class Replaying(Installation):
         add(Process(f"source-{self.source}", argv, heavy))
         if not self._options.inline:
             self._dask(heavy)
-        how = ["--inline"] if self._options.inline else ["--scheduler-file", str(self.scheduler_file)]
+        how = (
+            ["--inline"] if self._options.inline else ["--scheduler-file", str(self.scheduler_file)]
+        )
         for pipeline in self.bench.pipelines:
             argv = self._python("processors", *common, "--pipeline", pipeline.id, *how)
             add(Process(f"loop-{pipeline.id}", argv, heavy))
@@ -235,7 +237,10 @@ class Replaying(Installation):
                     at = time.monotonic() + 0.5
                     states = client.states()
                     text = progress.show(states, self.source, [p.id for p in self.bench.pipelines])
-                    if text != before or states.get(f"source/{self.source}", {}).get("state") == "RUNNING":
+                    if (
+                        text != before
+                        or states.get(f"source/{self.source}", {}).get("state") == "RUNNING"
+                    ):
                         moved, before = time.monotonic(), text
                 if time.monotonic() - moved > STALL_S:
                     progress.end()
@@ -341,4 +346,8 @@ def _logged_to(path: Path) -> Iterator[None]:
 
 def report(document: dict[str, Any], seconds: float) -> list[str]:
     """What is printed at the end."""
-    return [*account.lines(document), f"folder    {document['folder']}", f"took      {seconds:.1f} s"]
+    return [
+        *account.lines(document),
+        f"folder    {document['folder']}",
+        f"took      {seconds:.1f} s",
+    ]

@@ -107,5 +107,3 @@ def _build_with(raw: dict[str, Any], builder: str) -> None:
     name = builder.rpartition(":")[2].lower()
     raw["pipeline"] = own[:1] or [{"id": name, "builder": builder}]
     raw["write"] = [{"what": [raw["pipeline"][0]["id"]], "format": "root"}]
-
-

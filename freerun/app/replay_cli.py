@@ -17,27 +17,37 @@ def add(app: typer.Typer) -> None:
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="Recorded words: .dat .bin (binary), .txt .csv (rows).")],
+    file: Annotated[
+        Path, typer.Argument(help="Recorded words: .dat .bin (binary), .txt .csv (rows).")
+    ],
     format_: Annotated[
-        str | None, typer.Option("--format", help="Layout of the words: padova-v1, padova-v2, padova-obdt.")
+        str | None,
+        typer.Option("--format", help="Layout of the words: padova-v1, padova-v2, padova-obdt."),
     ] = None,
     rate: Annotated[
         str | None, typer.Option(metavar="RATE", help="Words a second: 2MHz, 500kHz.")
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="As fast as possible (the default).")] = False,
-    recorded: Annotated[bool, typer.Option("--recorded", help="At the speed of the recording.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="As fast as possible (the default).")
+    ] = False,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="At the speed of the recording.")
+    ] = False,
     inline: Annotated[
         bool, typer.Option("--inline", help="Process without Dask: quicker to start.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the run's folder goes; ./replay/<file>.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the run's folder goes; ./replay/<file>."),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the topics in Kafka.")] = False,
     bench: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What the channels are; the miniDT set-up if left out.")
+        Path | None,
+        typer.Option(metavar="FILE", help="What the channels are; the miniDT set-up if left out."),
     ] = None,
     source: Annotated[
-        str | None, typer.Option(metavar="ID", help="Source of the bench whose place the file takes.")
+        str | None,
+        typer.Option(metavar="ID", help="Source of the bench whose place the file takes."),
     ] = None,
     slice_: Annotated[
         str | None, typer.Option("--slice", metavar="TIME", help="Processing step, like 100ms.")

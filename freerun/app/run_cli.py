@@ -44,22 +44,27 @@ def start(
         str | None, typer.Option("--for", metavar="TIME", help="Stop after this: 30s, 10 min, 1 h.")
     ] = None,
     events: Annotated[int | None, typer.Option(help="Stop after this many events.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="What the type of run asks for."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the run is closed; exit by it.")] = False,
     bench: BenchOpt = None,
     data: DataOpt = None,
 ) -> None:
     """Start a run and print its number."""
-    from freerun.config.units import NANOSECONDS
+    from freerun.app.options import nanoseconds
 
     stop: dict[str, Any] = {}
     if for_ is not None:
-        stop["time_ns"] = NANOSECONDS.parse(for_)
+        stop["time_ns"] = nanoseconds(for_)
     if events is not None:
         stop["events"] = events
     client = _client(bench, data)
     answer = client.command(
-        "start_run", type=type_, comment=comment, shifter=shifter, stop_after=stop
-    )
+        "start_run", type=type_, comment=comment, shifter=shifter, stop_after=stop,
+        answers=dict(_pair(text) for text in set_ or ()),
+    )  # fmt: skip
     _tell(answer)
     if wait:
         _wait(client, int(answer["run"]), None)
@@ -77,6 +82,13 @@ def stop(
     _tell(answer)
     if wait:
         _wait(client, int(answer["run"]), 120.0)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ConfigError(f"--set {text}: write NAME=VALUE, like --set momentum_gev=2.5")
+    return name.strip(), value.strip()
 
 
 def _tell(answer: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 20.0  # a process that lived this long is forgiven its earlier deaths
@@ -46,7 +50,37 @@ class Supervisor:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._pids = logs.parent / "services.json"
         self.services: dict[str, Service] = {}
+
+    def end_leftovers(self) -> list[str]:
+        """Kill what a supervisor that was killed itself left behind; returns the names.
+
+        A process counts as the same one only if its time of start is the same, too.
+        """
+        try:
+            left = json.loads(self._pids.read_text())
+        except (OSError, ValueError):
+            return []
+        ended = []
+        for name, (pid, started) in left.items():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if abs(process.create_time() - started) < 0.01:
+                    process.kill()
+                    process.wait(10)
+                    ended.append(name)
+        self._pids.unlink(missing_ok=True)
+        return ended
+
+    def _note(self) -> None:
+        """Write down which processes are ours, for the next supervisor."""
+        alive = {}
+        for name, service in self.services.items():
+            if service.pid is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    alive[name] = [service.pid, psutil.Process(service.pid).create_time()]
+        self._pids.write_text(json.dumps(alive))
 
     def add(self, service: Service) -> None:
         self.services[service.name] = service
@@ -67,6 +101,7 @@ class Supervisor:
                 env=os.environ | dict(service.env), start_new_session=True,
             )  # fmt: skip
         service.started = time.monotonic()
+        self._note()
 
     def watch(self) -> list[tuple[str, int]]:
         """Start again what died; returns who died, and how (exit code, negative: signal)."""
@@ -112,6 +147,7 @@ class Supervisor:
         for service in order:
             self._end([service], signal.SIGTERM, 0.0)
         self._end(order, None, STOP_S)
+        self._pids.unlink(missing_ok=True)
 
     def _end(self, services: Sequence[Service], with_signal: int | None, wait_s: float) -> None:
         for service in services:

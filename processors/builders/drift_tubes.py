@@ -152,7 +152,7 @@ class DriftTubes(Builder):
     # ------------------------------------------------------------------ events
 
     def build(self, s: SliceRows) -> Events:
-        """All events with their t0 in `[-extent after, length + extent before]`."""
+        """All events with their t0 in the slice, or within both extents of it."""
         config = self.config
         hits = split(s.hits, self.chambers)
         used = np.zeros(int(hits.first[-1]), np.bool_)
@@ -185,9 +185,9 @@ class DriftTubes(Builder):
         lo, hi = config.window
         begin, end = ranges(s.hits.t, anchor, lo, hi)
         quality = overlaps(anchor, begin, end, lo, hi)
-        before, after = self.extent()
-        e0 = int(np.searchsorted(anchor, -after))
-        e1 = int(np.searchsorted(anchor, s.length + before, side="right"))
+        both = sum(self.extent())  # so far away an event may share rows with one of this slice
+        e0 = int(np.searchsorted(anchor, -both))
+        e1 = int(np.searchsorted(anchor, s.length + both, side="right"))
         here = slice(e0, e1)
         hit_offsets, hit_index = rows_of(begin[here], end[here])
         pulse_offsets, pulse_index = rows_of(*ranges(s.pulses.t, anchor[here], lo, hi))

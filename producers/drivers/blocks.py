@@ -38,9 +38,7 @@ class SimulatedConfig(DriverConfig):
     speed: Annotated[float, Field(gt=0)] | None = Field(
         None, description="with the clock of the data: times real time; as fast as possible if not"
     )
-    catch_up: Annotated[int, Field(gt=0, le=100)] = Field(
-        10, description="most blocks of one read"
-    )
+    catch_up: Annotated[int, Field(gt=0, le=100)] = Field(10, description="most blocks of one read")
 
 
 class SimulatedDriver(Driver):
@@ -83,6 +81,7 @@ class SimulatedDriver(Driver):
             self._end = self._next + self.config.blocks
         else:
             self._next = self._opened // BLOCK_NS
+        self.make(self._next, self.clock())  # compiles what a run must not wait for
 
     def estimate_anchor(self) -> int | None:
         """The configured one: simulated clocks are perfect."""
