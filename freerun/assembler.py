@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from freerun.errors import Quarantined
-from freerun.plan import DATA, Plan
+from freerun.plan import DATA, DECIDED_NS, Plan
 from freerun.slices import first_in, slice_of
 from freerun.wire import MARK, Part
 
@@ -197,7 +197,11 @@ class Assembler:
             # what a dead process left open: the new one began again in the same slice
             self._count(state, offset, "gap", fragment.rows)
             fragment = Fragment(
-                source, part.inc, fragment.offset, fragment.last_before, fragment.late_before,
+                source,
+                part.inc,
+                fragment.offset,
+                fragment.last_before,
+                fragment.late_before,
                 passed_before=fragment.passed_before,
             )
             state.fragments[part.k] = fragment
@@ -265,14 +269,12 @@ class Assembler:
             now_ns < (k + 1) * plan.install.L or plan.read_at_ns < k * plan.install.L
         ):
             return None
-        if any(state.again for state in self.sources.values()):
-            return None
         given_up = plan.given_up(k)
         fragments: list[Fragment] = []
         missing: dict[str, Missing] = {}
         for source in sorted(base.roster):
             state = self.sources.get(source)
-            if state is None:
+            if state is None or state.again:
                 return None
             fragment = state.fragments.get(k)
             rows = fragment.rows if fragment else 0
@@ -282,9 +284,7 @@ class Assembler:
                 missing[source] = Missing(BROKEN, fragment.detail, rows)
             elif state.passed > k:
                 missing[source] = Missing(GAP, f"the source went on to slice {state.passed}", rows)
-            elif source in given_up and (
-                state.held or caught_up(source, given_up[source].seq)
-            ):
+            elif source in given_up and (state.held or caught_up(source, given_up[source].seq)):
                 entry = given_up[source]
                 why = entry.given_up.get(source, "")
                 missing[source] = Missing(GIVEN_UP, f"{why} (plan entry {entry.seq})", rows)
@@ -313,7 +313,7 @@ class Assembler:
                 for e in plan.entries
                 if e.kind != "give_up" and e.from_slice > self.next
             ]
-            horizon = slice_of(plan.read_at_ns, plan.install.L)
+            horizon = slice_of(plan.read_at_ns + DECIDED_NS, plan.install.L)
             to = min(ahead) if ahead else horizon
             self.next = first_in(self.p, max(self.next + 1, to), self.P)
 

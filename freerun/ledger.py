@@ -73,9 +73,7 @@ class LifeAccount:
                 return True
             self.late.add(part.part)
             return False
-        return part.k in self.closed or (
-            part.k in self.open and part.part <= self.open[part.k][0]
-        )
+        return part.k in self.closed or (part.k in self.open and part.part <= self.open[part.k][0])
 
     def total(self, name: str) -> int:
         """How much a count grew during the run."""

@@ -35,7 +35,7 @@ BACK_OFF_S = (0.1, 0.3, 1.0, 3.0)
 
 @dataclass
 class Backlog:
-    """What a lane tells of one call of `run`."""
+    """What a lane tells of one call of `run`; only what was committed counts."""
 
     slices: int = 0
     words: int = 0
@@ -45,7 +45,6 @@ class Backlog:
     busy_s: float = 0.0
     next: dict[int, int] = field(default_factory=dict)
     lost: list[int] = field(default_factory=list)  # partitions that a later generation owns
-    newest_ns: int = 0
     delays_ms: list[int] = field(default_factory=list)  # end of a slice → its results visible
 
 
@@ -202,17 +201,16 @@ class Lane:
             )
             if bundle is None:
                 break
-            results.append(self._compute(owner, bundle, out))
+            results.append(self._compute(owner, bundle))
             if (owner.p, bundle.k) in self._kernel_failures:
                 break  # after a failure one slice at a time
         if results:
             owner.start_commit(results, self._pool, self._reader.group_metadata())
 
-    def _compute(self, owner: Owner, bundle: Bundle, out: Backlog) -> SliceResult:
+    def _compute(self, owner: Owner, bundle: Bundle) -> SliceResult:
         key = (owner.p, bundle.k)
         if self._kernel_failures[key] >= TRIES:
             result = self._pipeline.failed(bundle, f"the kernels failed {TRIES} times")
-            out.failed += 1
         else:
             try:
                 result = self._pipeline.process(bundle)
@@ -221,10 +219,6 @@ class Lane:
                 raise
         if self._kernel_failures[key] == 0:
             del self._kernel_failures[key]
-        out.slices += 1
-        out.words += sum(f.rows for f in bundle.fragments)
-        out.events += int(result.info["n_events"])
-        out.newest_ns = max(out.newest_ns, (bundle.k + 1) * self._pipeline.L)
         return result
 
     def _reap(self, owner: Owner, out: Backlog) -> None:
@@ -236,9 +230,14 @@ class Lane:
         if error is not None:
             raise error
         self._again.pop(owner.p, None)
-        visible = done.result()
-        length = self._pipeline.L
-        out.delays_ms += [(visible - (k + 1) * length) // 1_000_000 for k in owner.in_commit]
+        visible, length = done.result(), self._pipeline.L
+        for result in owner.in_commit:
+            out.slices += 1
+            out.words += sum(s["rows"] for s in result.info["sources"].values())
+            out.events += int(result.info["n_events"])
+            out.failed += result.info["failed"] is not None
+            out.delays_ms.append((visible - (result.k + 1) * length) // 1_000_000)
+        owner.in_commit = []
 
     def _newer_generation(self, p: int) -> bool:
         """A fenced producer can also mean a time-out: the committed generation tells."""

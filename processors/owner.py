@@ -43,7 +43,7 @@ class Owner:
     committed: dict[str, Resume]  # sources with a committed position that are not read yet
     waiting: dict[str, deque[Record]] = field(default_factory=dict)  # held, in order
     commit: Future[int] | None = None  # its result: host ns at which the results were visible
-    in_commit: list[int] = field(default_factory=list)
+    in_commit: list[SliceResult] = field(default_factory=list)
     paused: set[str] = field(default_factory=set)
     highs: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -111,7 +111,7 @@ class Owner:
         self, results: Sequence[SliceResult], pool: ThreadPoolExecutor, group: Any
     ) -> None:
         records, positions = self.outgoing(results), self.positions()
-        self.in_commit = [r.k for r in results]
+        self.in_commit = list(results)
 
         def work() -> int:
             self.transactions.commit(records, positions, group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from dataclasses import replace
 from typing import Protocol
 
@@ -43,11 +44,15 @@ class PartSender:
         self.waiting_bytes = 0
         self.acked_close = -1  # the last slice whose close is acknowledged
         self.refused = 0  # records
-        self.refused_rows = 0
+        self._refused_rows: Counter[int] = Counter()  # incarnation → rows
 
     @property
     def full(self) -> bool:
         return self.waiting_bytes > self._bound and (self._spool is None or self._spool_full)
+
+    @property
+    def refused_rows(self) -> int:
+        return self._refused_rows.total()
 
     @property
     def busy(self) -> bool:
@@ -66,7 +71,7 @@ class PartSender:
     def _produce(self, out: Out) -> None:
         n = len(out.body) if isinstance(out.body, bytes) else out.body.size
         part = self._told(out.part)
-        if part.close is not None:
+        if part.close is not None and _stands(part) >= _stands(self._newest):
             self._newest = out.part
         record = Outgoing(self._topic, out.partition, out.body, part_headers(part))
         self.waiting_bytes += n
@@ -75,9 +80,10 @@ class PartSender:
 
     def _told(self, part: Part) -> Part:
         """The part with what was refused among the rows that its close says were dropped."""
-        if part.close is None or not self.refused_rows:
+        refused = self._refused_rows[part.inc]
+        if part.close is None or not refused:
             return part
-        dropped = part.close.get("dropped", 0) + self.refused_rows
+        dropped = part.close.get("dropped", 0) + refused
         return replace(part, close={**part.close, "dropped": dropped})
 
     def poll(self) -> None:
@@ -104,19 +110,23 @@ class PartSender:
         self._count_refused(part)
         if part.closes:
             self._produce(_without_rows(out))
-        elif self._newest is not None and part.rows and self._newest.inc == part.inc:
+        newest = self._newest
+        if newest is not None and part.rows and _stands(newest) > (part.inc, part.k + part.closes):
             # closes on their way do not count it: a mark behind them says it
-            newest = self._newest
-            k = newest.k if newest.part == MARK else newest.k + 1
-            mark = replace(part, k=k, part=MARK, flags=0, rows=0, ga=0, gb=0, crc=0,
-                           close={**(newest.close or {})})  # fmt: skip
+            mark = replace(part, inc=newest.inc, k=_stands(newest)[1], part=MARK, flags=0, rows=0,
+                           ga=0, gb=0, crc=0, close=newest.close)  # fmt: skip
             self._produce(Out(out.partition, mark, b""))
 
     def _count_refused(self, part: Part) -> None:
-        self.refused_rows += part.rows
+        self._refused_rows[part.inc] += part.rows
 
     def flush(self, timeout: float) -> int:
         return self._sender.flush(timeout)
+
+
+def _stands(part: Part | None) -> tuple[int, int]:
+    """The incarnation and the slice before which the counts of a close or mark stand."""
+    return (part.inc, part.k + (part.part != MARK)) if part is not None else (-1, -1)
 
 
 def _without_rows(out: Out) -> Out:

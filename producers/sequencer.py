@@ -155,9 +155,8 @@ class Sequencer:
         ks = self.next + self.clock.ps_since(ticks, start) // (self.L * 1000)
         for k in np.unique(ks).tolist():
             which = ks == k
-            if self.end is not None and k >= self.end:
-                if k > self.end:
-                    continue  # beyond the stop: nobody's
+            if self.end is not None and k > self.end:
+                continue  # beyond the stop: nobody's; the slice behind it is the last one's guard
             some, at = self.codec.take(rows, which), ticks[which]
             chunk = Chunk(some, at, int(at.min()), int(at.max()))
             if k >= self.next:

@@ -135,7 +135,8 @@ class SourceProcess:
         if n and s.first is not None:
             self._read += n
             self._bytes += n * s.codec.bytes_per_row(block.rows)
-            for out in s.offer(block.rows, low, high, reference, self._windows.wider):
+            wider = None if self._data_clock else self._windows.wider
+            for out in s.offer(block.rows, low, high, reference, wider):
                 self._sender.send(out)
             if block.promise is None and isinstance(s.codec, WordCodec):
                 decoded = words.decode(block.rows, s.codec.format, reference)

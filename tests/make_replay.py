@@ -107,6 +107,7 @@ class Lab:
                 assert time.monotonic() < end, f"{done} of {wanted} slices"
         finally:
             lane.close()
+        self.wait_for_results(pipeline)  # a commit is visible a moment after it returned
         return retaken
 
     def wait_for_results(self, pipeline: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,9 +66,7 @@ def sequencer(
 # ------------------------------------------------------------------ plans
 
 
-def plan_of(
-    *entries: Entry, partitions: int = 3, read_at: int = FOREVER, length: int = L
-) -> Plan:
+def plan_of(*entries: Entry, partitions: int = 3, read_at: int = FOREVER, length: int = L) -> Plan:
     """A plan that was read to its end at `read_at`; entries get numbers in their order."""
     plan = Plan(Install("u", length, partitions, G))
     for entry in entries:
@@ -284,9 +282,9 @@ def random_source(world: World, source: str, plan: Plan, rng: random.Random, las
         if zombie is not None and rng.random() < 0.5:
             outs += zombie.turn(k, rng)
         if life and rng.random() < kill_rate:
-            outs = outs[: rng.randrange(len(outs) + 1)]
-            zombie = life if rng.random() < 0.3 else None
-            life = None
+            zombie, life = (life if rng.random() < 0.3 else None), None
+            if zombie is None:  # what it had not sent is lost with it
+                outs = outs[: rng.randrange(len(outs) + 1)]
         elif life is None and rng.random() < 0.5:
             inc += rng.randrange(1, 3)
             life = Life(source, inc, plan, k + rng.randrange(0, 3))
@@ -339,9 +337,10 @@ def assemble(
 
     `eager()` says whether to ask for a bundle before the next record. `take_over()` is asked after
     each bundle and each record: then the owner dies, and an heir begins from what was committed
-    last. `read_plan()` says whether the plan was read again: what was held is offered again then. It
-    says None when all of it is known. A give-up counts only when all logs were read. Returns the pictures of the committed
-    bundles and the total counts per source, with those that no bundle reported.
+    last. `read_plan()` says whether the plan was read again: what was held is offered again then;
+    None when all of it is known. A give-up counts only when all logs were read. Returns the
+    pictures of the committed bundles and the total counts per source, with those that no bundle
+    reported.
     """
     sources = world.sources()
     committed: dict[str, Resume] = {s: Resume(0, {}) for s in sources}

@@ -107,7 +107,7 @@ def test_folds_against_a_walk_through_all_entries(seed: int) -> None:
             else:
                 add(plan, stop(at))
                 running = False
-    for k in range(0, at + 10):
+    for k in range(at + 10):
         base = None
         for e in plan.entries:
             if e.kind != "give_up" and e.from_slice <= k:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +28,7 @@ def rule(seen: list[tuple[tuple[int, int], int]], now: int | None) -> int | None
         return None if now is None else now - HOLD - DEFAULT
     front = max([*newest.values(), *([] if now is None else [now])])
     return min(
-        max(tick, front - HOLD) - WINDOWS.get(kind, DEFAULT)
-        for (_, kind), tick in newest.items()
+        max(tick, front - HOLD) - WINDOWS.get(kind, DEFAULT) for (_, kind), tick in newest.items()
     )
 
 
@@ -83,3 +83,31 @@ def test_without_a_row_only_host_time_promises() -> None:
     assert promises.promise() is None
     assert promises.promise(0) == -HOLD - DEFAULT
     assert promises.promise(1000) == 1000 - HOLD - DEFAULT
+
+
+@pytest.mark.parametrize("odd", [10**9, -(10**9)])
+def test_of_few_words_the_middle_counts_so_odd_ones_move_nothing(odd: int) -> None:
+    promises = Promises(WINDOWS, DEFAULT, HOLD, few=9)
+    for at in range(0, 1000, 10):
+        see(promises, [((0, 0), at)])
+    before = promises.promise()
+    assert before is not None and 1000 - 60 - 10 <= before <= 1000
+    see(promises, [((0, 0), odd), ((0, 0), 1000), ((1, 0), odd)])
+    after = promises.promise()
+    assert after is not None and abs(after - before) <= 20 + HOLD
+
+
+@SOME
+@given(st.lists(st.lists(st.integers(-1000, 100_000), min_size=1, max_size=30), min_size=1))
+def test_the_middle_of_the_last_few_words_is_never_ahead_of_the_newest(
+    blocks: list[list[int]],
+) -> None:
+    plain, careful = Promises(WINDOWS, DEFAULT, HOLD), Promises(WINDOWS, DEFAULT, HOLD, few=9)
+    last: int | None = None
+    for block in blocks:
+        for promises in (plain, careful):
+            see(promises, [((0, 0), t) for t in block])
+        told, most = careful.promise(), plain.promise()
+        assert told is not None and most is not None and told <= most
+        assert last is None or told >= last
+        last = told

@@ -29,6 +29,7 @@ from freerun.rows import PULSE_SCHEMA, codec
 from freerun.slices import partition
 from freerun.ticks import Clock
 from freerun.wire import BY_TIMEOUT, CLOSE, MARK, checksum, part_headers, read_batch, read_part
+from freerun.words import FORMATS, HIT, TRIGGER, encode_trigger
 from producers.sequencer import Out, Sequencer, first_slice
 
 MANY = settings(max_examples=200, derandomize=True, deadline=None)
@@ -139,9 +140,7 @@ def check(s: Sequencer, outs: list[Out], model: Model, part_bytes: int) -> None:
         parts_of[part.k].append((part, rows))
         open_slice += part.closes
     # late rows, each once, and numbered without a hole
-    assert {k: sorted(v) for k, v in late.items()} == {
-        k: sorted(v) for k, v in model.late.items()
-    }
+    assert {k: sorted(v) for k, v in late.items()} == {k: sorted(v) for k, v in model.late.items()}
     numbers = [o.part.part for o in outs if o.part.late]
     assert numbers == list(range(len(numbers)))
     # closed slices
@@ -201,9 +200,12 @@ def test_every_row_lands_in_exactly_one_place(
 
 @MANY
 @given(
-    st.lists(st.tuples(st.just("rows"), blocks) | st.tuples(st.just("promise"), ticks), max_size=20),
-    st.integers(-3, 3), st.integers(-2_000_000, 2_000_000),
-)  # fmt: skip
+    st.lists(
+        st.tuples(st.just("rows"), blocks) | st.tuples(st.just("promise"), ticks), max_size=20
+    ),
+    st.integers(-3, 3),
+    st.integers(-2_000_000, 2_000_000),
+)
 def test_the_same_with_a_clock_that_does_not_divide_the_slice(
     todo: list[Op], anchor: int, offset: int
 ) -> None:
@@ -438,3 +440,28 @@ def test_the_first_slice_of_a_late_comer() -> None:
     assert first_slice(10, 20 * L, None, L) == 22
     assert first_slice(10, 20 * L, 25 * L + 1, L) == 27  # the host's clock is behind
     assert first_slice(10, 20 * L, 18 * L, L) == 22
+
+
+def test_the_window_of_sanity_is_one_of_the_kind_of_row() -> None:
+    """Trigger words may legally lie further ahead than hits."""
+    ahead = HIGH + 60  # ticks; whole bunch crossings
+    trigger = encode_trigger(0, 1, 0, [ahead // 30], fmt=FORMATS["padova-obdt"]).tolist()[0]
+    for wider, kept in ((None, 0), ({TRIGGER: 100}, 1), ({TRIGGER: 59}, 0), ({HIT: 100}, 0)):
+        s = sequencer()
+        s.arm(0, None)
+        s.offer(array([row(5), trigger]), LOW, HIGH, 0, wider)
+        assert s.totals["quarantined"] == 1 - kept
+        outs = s.advance(HIGH + 9 * SLICE)
+        assert sum(o.part.rows for o in outs if o.part.closes) == 1 + kept
+
+
+def test_open_bytes_are_those_of_what_is_not_sent() -> None:
+    s = sequencer(part_bytes=80)
+    s.arm(0, None)
+    assert s.open_bytes == 0
+    s.offer(array(row(i) for i in range(25)), LOW, HIGH, 0)
+    assert s.open_bytes == 5 * 16
+    s.offer(array(row(3 * SLICE + i) for i in range(7)), LOW, HIGH, 0)
+    assert s.open_bytes == 12 * 16
+    s.advance(5 * SLICE)
+    assert s.open_bytes == 0

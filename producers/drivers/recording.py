@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from freerun.wordfile import WordFile, kind_of
 from freerun.words import HIT, TICKS_PER_ORBIT, TRIGGER, WordFormat, decode
-from producers.drivers.span import typical_tick
+from producers.drivers.steady import typical_tick
 
 U64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
@@ -52,8 +52,11 @@ class Piece:
 class Recording:
     """Files of one recording in order; one board of them, or all (`fpga` None)."""
 
-    def __init__(self, paths: list[Path], fmt: WordFormat, fpga: int | None) -> None:
+    def __init__(
+        self, paths: list[Path], fmt: WordFormat, fpga: int | None, piece_words: int = PIECE_WORDS
+    ) -> None:
         self._paths, self._format, self._fpga = paths, fmt, fpga
+        self._piece_words = piece_words
         self._pieces: Iterator[tuple[U64, Int64]] | None = None
         self._kept: list[tuple[U64, Int64]] | None = []
         self._kept_words = 0
@@ -108,7 +111,7 @@ class Recording:
         for path in self._paths:
             self._before, self._file = self.malformed, None
             self._file = WordFile(path, self._format)
-            for words in self._file.chunks(PIECE_WORDS):
+            for words in self._file.chunks(self._piece_words):
                 found = self._paced(words)
                 if len(found[0]):
                     self._keep(found)

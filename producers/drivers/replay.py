@@ -13,7 +13,7 @@ from freerun.driver import Block, Driver, DriverConfig, DriverContext
 from freerun.errors import ConfigError
 from freerun.ticks import Clock
 from freerun.words import TICKS_PER_ORBIT, get_format, move_orbits
-from producers.drivers.recording import Piece, Recording
+from producers.drivers.recording import PIECE_WORDS, Piece, Recording
 
 ANCHOR_NS = 1_700_000_000_000_000_000
 """Where tick 0 of a recording played live is put, if this source is the one that is asked."""
@@ -21,6 +21,9 @@ ANCHOR_NS = 1_700_000_000_000_000_000
 _NAP_S = 0.005
 _LAG_NS = 1_000_000_000
 _MOST_WORDS = 1 << 18
+_DATA_WORDS = 1 << 12
+"""Of each block with the clock of the data, however fast it goes: which words are late is decided
+between blocks, and must not depend on the pace."""
 
 
 def _rate(value: object) -> Any:
@@ -82,7 +85,8 @@ class Replay(Driver):
         self.schema, self.tick = self._format.name, self._format.tick
         files = [config.file] if isinstance(config.file, str) else config.file
         paths = [context.folder / Path(name).expanduser() for name in files]
-        self._recording = Recording(paths, self._format, context.fpga)
+        piece = _DATA_WORDS if context.clock == "data" else PIECE_WORDS
+        self._recording = Recording(paths, self._format, context.fpga, piece)
         self._piece: Piece | None = None
         self._pass = 0
         self._shift = 0  # orbits
@@ -168,6 +172,8 @@ class Replay(Driver):
             self._begin(piece, now)
             passed = self._passed(now) * self.tick.denominator // self.tick.numerator
             most = min(most, piece.until(self._start_tick + passed - self._moved()))
+        if not live:
+            return piece.left if most >= piece.left else 0
         return max(0, min(most, piece.left))
 
     def _begin(self, piece: Piece, now: int) -> None:

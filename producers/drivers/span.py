@@ -16,84 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from freerun.errors import ConfigError
-from freerun.jit import kernel
 from freerun.wordfile import WordFile
-from freerun.words import BAD, FORMATS, HIT, PARAM, RUN, TRIGGER, WRAP, WordFormat, decode
+from freerun.words import BAD, FORMATS, HIT, PARAM, RUN, TRIGGER, WordFormat, decode
+from producers.drivers.steady import Lane, typical_tick
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
-NEIGHBOURS = 8  # words before and behind that say whether a word's time can be right
 MAX_EMPTY = 36_000  # slices without a word in a row (an hour of 100 ms); more are no pause
 CHUNK_WORDS = 1 << 17
-LONELY = 100  # at the edge of a file, a word this many times farther off than its neighbours
-_TYPICAL = 64  # words looked at for a time to unwrap by
-_HOUR = 3600 * 10**9 * 30 // 25  # ticks
-
-
-@kernel
-def steady(ticks: I64, window: int, far: int) -> npt.NDArray[np.bool_]:
-    """Which of these words (one board, one kind, as they came) have a time that can be right.
-
-    Not those that most of their next neighbours are more than `window` ticks earlier than, or
-    most of the ones before them later. At the ends, where there are not enough neighbours to
-    tell, not those that are `far` away and alone.
-    """
-    n = len(ticks)
-    out = np.ones(n, np.bool_)
-    for i in range(n):
-        t = ticks[i]
-        after, before = min(NEIGHBOURS, n - 1 - i), min(NEIGHBOURS, i)
-        earlier = later = 0
-        for j in range(i + 1, i + 1 + after):
-            earlier += ticks[j] < t - window
-        for j in range(i - before, i):
-            later += ticks[j] > t + window
-        if after >= 3 and 2 * earlier > after:
-            out[i] = False
-        elif before >= 3 and 2 * later > before:
-            out[i] = False
-        elif after < 3 and before >= 3:
-            some = ticks[i - before : i]
-            out[i] = t - some.max() <= max(far, LONELY * (some.max() - some.min()))
-        elif before < 3 and after >= 3:
-            some = ticks[i + 1 : i + 1 + after]
-            out[i] = some.min() - t <= max(far, LONELY * (some.max() - some.min()))
-    return out
-
-
-def typical_tick(words: U64, fmt: WordFormat) -> int | None:
-    """Tick (orbits 0 … 2**32 − 1) of the first word whose time most of its neighbours agree with
-    to an hour; None if no word has a time. What the first words are unwrapped by."""
-    decoded = decode(words, fmt, WRAP // 2)
-    timed = (decoded.kind == HIT) | (decoded.kind == TRIGGER)
-    some = decoded.tick[timed][:_TYPICAL]
-    if not len(some):
-        return None
-    apart = np.abs(some[:, None] - some)
-    near = np.minimum(apart, WRAP - apart) < _HOUR
-    return int(some[np.argmax(2 * near.sum(axis=1) >= len(some))])
-
-
-@dataclass
-class _Lane:
-    """The newest words of one board and kind: judged ones, and behind them some to be judged."""
-
-    ticks: I64
-    judged: int = 0
-
-    def take(self, ticks: I64, window: int, far: int, last: bool = False) -> I64:
-        """More words; returns the steady ones of those that have enough neighbours now."""
-        everything = np.concatenate([self.ticks, ticks])
-        end = len(everything) - (0 if last else NEIGHBOURS)
-        if end <= self.judged:
-            self.ticks = everything
-            return everything[:0]
-        which = steady(everything, window, far)[self.judged : end]
-        out = everything[self.judged : end][which]
-        keep = max(0, end - NEIGHBOURS)
-        self.ticks, self.judged = everything[keep:], end - keep
-        return out
 
 
 @dataclass
@@ -127,7 +58,7 @@ class _Scan:
     ) -> None:
         self._format, self._fpga, self._pause = fmt, fpga, pause
         self._windows, self._far = window, far
-        self._lanes: dict[tuple[int, int], _Lane] = {}
+        self._lanes: dict[tuple[int, int], Lane] = {}
         self._bins: dict[int, list[int]] = {}  # time // pause → words, first, last
         self._parameters: Counter[int] = Counter()  # the same of words that only tag a time
         self._reference: int | None = None
@@ -160,7 +91,7 @@ class _Scan:
             parameters, return_counts=True)), strict=True)))  # fmt: skip
 
     def _see(self, board: int, kind: int, ticks: I64, last: bool = False) -> None:
-        lane = self._lanes.setdefault((board, kind), _Lane(ticks[:0]))
+        lane = self._lanes.setdefault((board, kind), Lane(ticks[:0]))
         good = lane.take(ticks, self._windows.get(kind, 0), self._far, last)
         if len(good):
             self._reference = int(good[len(good) // 2])
