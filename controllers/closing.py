@@ -47,7 +47,6 @@ class Closer:
             "run": entry.run, "state": "starting", "type": kind,
             "comment": command.get("comment", ""), "shifter": command.get("shifter", ""),
             "answers": command.get("answers") or {},
-            "answers": command.get("answers") or {},
             "system": bench.system.name, "uuid": plan.install.uuid,
             "first": entry.from_slice, "last": None, "slice_ns": plan.install.L,
             "guard_ns": plan.install.G, "partitions": plan.install.P,

@@ -37,7 +37,9 @@ class RunsTopic:
         self.documents = Documents()
         self._topic, self._publisher = topics.runs, publisher
         self._where = (topics.runs, 0)
-        self._reader = Reader(address, f"{name}.runs", committed=False, queue_mb=8)
+        self._reader = Reader(
+            address, f"{name}.runs", committed=False, queue_mb=8, fetch_wait_ms=500
+        )
         self._reader.assign({self._where: BEGINNING})
 
     def poll(self, timeout: float = 0.0) -> bool:
@@ -47,7 +49,8 @@ class RunsTopic:
         return self._reader.at_end(self._where)
 
     def read_all(self) -> None:
-        while not self.poll(0.05):
+        known = self._reader.high(self._where)
+        while max(0, self._reader.position[self._where]) < known and not self.poll(0.05):
             pass
 
     def put_run(self, document: dict[str, Any]) -> None:

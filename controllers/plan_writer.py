@@ -26,7 +26,9 @@ class PlanWriter:
         self._log = PlanLog(address, topics, f"{topics.system}.control")
         self._control = (topics.control, 0)
         self._group = f"{topics.system}.control"
-        self._reader = Reader(address, self._group, group=self._group, queue_mb=8)
+        self._reader = Reader(
+            address, self._group, group=self._group, queue_mb=8, fetch_wait_ms=500
+        )
         while not self._log.poll(timeout=10.0):
             pass
         self._install(install)

@@ -44,11 +44,13 @@ class RunControl:
         self._runs = RunsTopic(address, topics, f"{topics.system}.control", self._publisher)
         self._runs.read_all()
         self._state_at = (topics.state, 0)
-        self._state = Reader(address, f"{topics.system}.control.state", committed=False, queue_mb=8)
+        self._state = Reader(address, f"{topics.system}.control.state", committed=False, queue_mb=8,
+                             fetch_wait_ms=500)  # fmt: skip
         self._state.assign({self._state_at: BEGINNING})
         self._reconciler = Reconciler("control/control", bench.time.slice, bench.time.give_up_after)
         self._closer = Closer(service, self._runs, self._writer)
-        while not self._state.at_end(self._state_at):
+        known = self._state.high(self._state_at)  # what was said before we came
+        while max(0, self._state.position[self._state_at]) < known:
             self._see_states()
 
     # ------------------------------------------------------------------ main loop
@@ -256,11 +258,11 @@ class RunControl:
         k = min(slice_of(now, self._bench.time.slice), run.last or 1 << 60)
         k = max(k, run.first)
         gone = plan.given_up(k)
+        base = plan.base(k)
+        assert base is not None
         for source in plan.roster(k):
-            why = self._reconciler.to_give_up(source, now)
+            why = self._reconciler.to_give_up(source, now, base.from_slice, run.last)
             if source not in gone and why is not None:
-                base = plan.base(k)
-                assert base is not None
                 entry = replace(base, seq=0, kind="give_up", from_slice=run.first, time_ms=0,
                                 given_up={source: why}, who="run control", why=why,
                                 command_id="")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from freerun.assembler import Assembler, Resume
@@ -66,10 +67,15 @@ def _raw(
                 part = read_part(record.headers)
             except Quarantined as why:
                 part = why
+            if isinstance(part, Part) and part.source != source:
+                part = Quarantined("source", f"expected {source}, the header says {part.source}")
             if isinstance(part, Part):
-                if part.part != MARK and not run.first <= part.k <= run.last:
-                    continue
                 account.sources[source].see(part)
+                if part.part != MARK and not run.first <= part.k <= run.last:
+                    if part.late:
+                        continue
+                    # of another run: all that matters here is how far the source has come
+                    part = replace(part, part=MARK, flags=0, rows=0)
             assembler.offer(source, record.offset, part, record.value if deep else b"", plan)
             for fragment in assembler.sources[source].fragments.values():
                 fragment.bodies.clear()

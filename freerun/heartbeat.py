@@ -38,7 +38,7 @@ class Heart:
 
 def last_states(address: str, topics: Topics, timeout: float = 10.0) -> dict[str, dict[str, Any]]:
     """The newest heartbeat of every service, read once: `role/id` → its record."""
-    reader = Reader(address, "state.once", committed=False, queue_mb=8)
+    reader = Reader(address, "state.once", committed=False, queue_mb=8, fetch_wait_ms=10)
     where = (topics.state, 0)
     out: dict[str, dict[str, Any]] = {}
     try:

@@ -107,7 +107,9 @@ def _logger() -> Any:
 class Reader:
     """Reads explicit partitions from explicit offsets; commits nothing by itself.
 
-    Assignment and offsets are always explicit, because take-over is what decides them.
+    Assignment and offsets are always explicit, because take-over is what decides them. New data
+    come at once; `fetch_wait_ms` is how long the broker holds an empty answer, and so how late the
+    end of a partition is noticed. Short waits of many readers cost the broker its idle core.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Reader:
         committed: bool = True,
         group: str | None = None,
         queue_mb: int = 128,
-        fetch_wait_ms: int = 50,
+        fetch_wait_ms: int = 200,
     ) -> None:
         settings = _client(address, name) | {
             "group.id": group or f"freerun.{name}",

@@ -16,7 +16,7 @@ class PlanLog:
     def __init__(self, address: str, topics: Topics, name: str) -> None:
         self.plan = Plan()
         self._where = (topics.plan, 0)
-        self._reader = Reader(address, f"{name}.plan", queue_mb=4)
+        self._reader = Reader(address, f"{name}.plan", queue_mb=4, fetch_wait_ms=100)
         self._reader.assign({self._where: BEGINNING})
         self._ends = Ends(address, f"{name}.plan.end")
         self._position = 0

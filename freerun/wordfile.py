@@ -65,8 +65,10 @@ class WordFile:
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read: {error.strerror}") from error
         with file:
-            pieces = self._binary(file, max_words) if self.kind == "binary" else self._text(
-                file, max_words
+            pieces = (
+                self._binary(file, max_words)
+                if self.kind == "binary"
+                else self._text(file, max_words)
             )
             for piece in pieces:
                 self.words += len(piece)
@@ -124,9 +126,7 @@ class WordFile:
         # No row is shorter than 12 bytes: "1,0,0,0,0,0" and its line end.
         out = np.empty(len(lines) // 12 + 1, np.uint64)
         fmt = self.format
-        found, bad = parse_lines(
-            np.frombuffer(lines, np.uint8), fmt.layout, int(fmt.shifted), out
-        )
+        found, bad = parse_lines(np.frombuffer(lines, np.uint8), fmt.layout, int(fmt.shifted), out)
         self.malformed += int(bad)
         for first in range(0, found, max_words):
             yield out[first : min(found, first + max_words)]

@@ -45,6 +45,7 @@ WRAP = 2**32 * TICKS_PER_ORBIT
 TICK = Fraction(25, 30)
 """A tick in ns."""
 
+
 @dataclass(frozen=True)
 class WordFormat:
     """One word layout and the convention of its text files."""

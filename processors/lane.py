@@ -120,6 +120,20 @@ class Lane:
         for owner in sorted(self._owners.values(), key=lambda o: o.assembler.next):
             self._guarded(owner.p, partial(self._work, owner, out, end), out)
         self._flow()
+        self._deleted()
+
+    def _deleted(self) -> None:
+        """Go on where the log now begins, if retention took what was to be read next."""
+        for where, why in list(self._reader.lost.items()):
+            first = self._reader.bounds(where)[0]
+            log.error("raw_data_gone", topic=where[0], partition=where[1], why=why,
+                      goes_on_at=first, hint="retention deleted it before it was processed")  # fmt: skip
+            self._reader.lost.pop(where, None)
+            self._reader.seek(where, first)
+            owner = self._owners.get(where[1])
+            if owner is not None:
+                state = owner.assembler.sources[self._source_of[where[0]]]
+                state.position = max(state.position, first)
 
     def _guarded(self, p: int, work: Callable[[], None], out: Backlog) -> None:
         """Any exception for a partition: forget everything of it, take over again later."""

@@ -14,6 +14,7 @@ from freerun.assembler import Assembler, Resume
 from freerun.errors import Quarantined
 from freerun.kafka import Outgoing, Position, Reader, Record, Transactional
 from freerun.plan import Plan
+from freerun.rows import SCHEMAS
 from freerun.topics import Topics
 from freerun.wire import Part, checksum, read_part, result_headers
 from processors.pipeline import SliceResult
@@ -26,8 +27,11 @@ class Outdated(Exception):
 
 
 def check_body(part: Part, body: bytes) -> None:
+    """Is the body the one that the header speaks of? Raises `Quarantined`."""
     if checksum(body) != part.crc:
         raise Quarantined("checksum", f"crc {checksum(body)}, the header says {part.crc}")
+    if part.schema not in SCHEMAS:
+        raise Quarantined("schema", f"known are {', '.join(SCHEMAS)}, got {part.schema!r}")
 
 
 @dataclass

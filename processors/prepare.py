@@ -14,7 +14,8 @@ from freerun import words
 from freerun.assembler import Fragment
 from freerun.builder import HitRows, MarkRows, PulseRows, SliceRows, no_rows
 from freerun.config.geometry import NATIVE, Geometry
-from freerun.rows import PulseCodec, WordCodec, codec
+from freerun.errors import Quarantined
+from freerun.rows import PulseCodec, Rows, WordCodec, codec
 from freerun.ticks import Clock
 from freerun.wire import Part, read_batch
 from processors import kernels
@@ -92,11 +93,8 @@ def prepare(
 
     Raises `Quarantined` if a body cannot be read.
     """
-    parts = [
-        (f, p, codec(p.schema).rows(read_batch(b)))
-        for f in fragments
-        for p, b in zip(f.parts, f.bodies, strict=True)
-    ]
+    parts = [(f, p, _rows(p, b)) for f in fragments
+             for p, b in zip(f.parts, f.bodies, strict=True)]  # fmt: skip
     is_word = [isinstance(codec(p.schema), WordCodec) for _, p, _ in parts]
     room = _Room(sum(len(r) for (_, _, r), w in zip(parts, is_word, strict=True) if w))
     occupancy = np.zeros((256, 5, 64), np.int64)
@@ -147,6 +145,15 @@ def channel_table(setups: Mapping[str, SourceSetup], geometry: Geometry) -> Arra
         m = geometry.maps[name]
         out[setup.index] = np.stack((m.det, m.layer, m.cell, m.role), axis=1)
     return out
+
+
+def _rows(part: Part, body: bytes) -> Rows:
+    rows = codec(part.schema).rows(read_batch(body))
+    if len(rows) != part.rows + part.ga + part.gb:
+        raise Quarantined(
+            "rows", f"{len(rows)} rows, the header says {part.rows} + {part.gb} + {part.ga}"
+        )
+    return rows
 
 
 def _hits(room: _Room, table: Array) -> tuple[HitRows, Array]:

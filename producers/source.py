@@ -23,7 +23,7 @@ from freerun.slices import slice_of
 from freerun.ticks import Clock
 from producers.promise import Promises
 from producers.sender import PartSender
-from producers.sequencer import Sequencer
+from producers.sequencer import Sequencer, first_slice
 
 log = structlog.get_logger()
 
@@ -77,6 +77,7 @@ class SourceProcess:
         self._bytes = 0
         self._malformed = self._lost = 0  # as the driver said last
         self._malformed_before = self._lost_before = 0
+        self._fresh = False  # armed, and nothing read yet
         self._ended = False
         self._data_clock = False
 
@@ -126,6 +127,9 @@ class SourceProcess:
         if s is None or clock is None:
             return
         self._malformed, self._lost = block.malformed, block.lost
+        if self._fresh and len(block.rows):
+            self._begin_later_if_late(block, s, clock)
+            self._fresh = False
         s.dropping = self._sender.full or s.open_bytes > OPEN_BYTES
         s.malformed = block.malformed - self._malformed_before
         s.lost = block.lost - self._lost_before
@@ -163,6 +167,22 @@ class SourceProcess:
             self._promise = promise
             for out in s.advance(promise, by_timeout):
                 self._sender.send(out)
+
+    def _begin_later_if_late(self, block: Block, s: Sequencer, clock: Clock) -> None:
+        """The first slice must be seen from its start on. A host whose clock is behind that of
+        the device comes too late for it: then the source begins two slices behind its data.
+        """
+        if self._data_clock or s.first is None:
+            return
+        ticks, kind = s.codec.times(block.rows, self._reference(s, clock))
+        ticks = ticks[kind != words.BAD]
+        if not len(ticks) or clock.ns(int(ticks.min())) < s.first * self._L:
+            return
+        first = first_slice(s.first, time.time_ns(), clock.ns(int(ticks.max())), self._L)
+        log.warning("begins_later", source=self._source.id, planned=s.first, first=first,
+                    hint="its first data are later than its first slice: look at the clocks")  # fmt: skip
+        for out in s.arm(first, s.end):
+            self._sender.send(out)
 
     def _reference(self, s: Sequencer, clock: Clock) -> int:
         """A tick near what is being read: now, or in recorded data the newest seen."""
@@ -231,6 +251,7 @@ class SourceProcess:
         few = FEW_WORDS if self._data_clock else 1
         self._promises = Promises(late, max(late.values()), self._windows.hold, few)
         self._malformed_before, self._lost_before = self._malformed, self._lost
+        self._fresh = True
         if self._sequencer is None:
             self._sequencer = Sequencer(
                 source.id, self.inc, codec(driver.schema), clock, self._L, self._P, self._G

@@ -127,9 +127,11 @@ class Lab:
 
     # ------------------------------------------------------------------ what Kafka holds
 
-    def records(self, topic: str, committed: bool = True) -> Iterator[kafka.Record]:
+    def records(
+        self, topic: str, committed: bool = True, partitions: int | None = None
+    ) -> Iterator[kafka.Record]:
         reader = kafka.Reader(self.address, f"{self.topics.system}.look", committed=committed)
-        places = [(topic, p) for p in range(self.P)]
+        places = [(topic, p) for p in range(partitions or self.P)]
         reader.assign(dict.fromkeys(places, BEGINNING))
         try:
             while not all(reader.at_end(w) for w in places):

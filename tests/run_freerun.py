@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from freerun.app.cli import main; main()"]
 
 
-def freerun(*args: str, env: Mapping[str, str] | None = None, seconds: float = 240) -> tuple[int, str]:
+def freerun(
+    *args: str, env: Mapping[str, str] | None = None, seconds: float = 240
+) -> tuple[int, str]:
     """Run a command to its end; returns its exit code and all that it printed."""
     done = subprocess.run(
         [*COMMAND, *args], cwd=ROOT, env=os.environ | dict(env or {}), text=True,
@@ -52,7 +54,9 @@ class Up:
         end = time.monotonic() + seconds
         while (found := re.search(pattern, self.printed())) is None:
             assert self.process.poll() is None, f"freerun ended:\n{self.printed()}"
-            assert time.monotonic() < end, f"not printed in {seconds} s: {pattern}\n{self.printed()}"
+            assert time.monotonic() < end, (
+                f"not printed in {seconds} s: {pattern}\n{self.printed()}"
+            )
             time.sleep(0.1)
         return found[1]
 

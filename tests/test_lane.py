@@ -114,8 +114,8 @@ def test_a_poison_slice_leaves_as_failed(run: Lab, monkeypatch: pytest.MonkeyPat
     run.start_sources()
     run.run_lane("muons")
     assert len(tries) == TRIES
-    infos = {k: i for k, i in zip(range(run.first, run.last + 1), run.results("muons").infos,
-                                  strict=True)}  # fmt: skip
+    found = run.results("muons").infos
+    infos = dict(zip(range(run.first, run.last + 1), found, strict=True))
     assert "failed 3 times" in infos[poison]["failed"] and infos[poison]["n_events"] == 0
     assert all(i["failed"] is None for k, i in infos.items() if k != poison)
     account = run.account()
@@ -140,6 +140,6 @@ def test_garbage_in_the_raw_topic_is_quarantined(run: Lab) -> None:
     account = run.account()
     assert account["ok"], account["gaps"]
     seen = sum(i["counts"].get("tdc0", {}).get("quarantined_records", 0) for i in found.infos)
-    notes = [r.value for r in run.records(run.topics.quarantine) if r.partition == 0]
+    notes = [r.value for r in run.records(run.topics.quarantine, partitions=1)]
     assert len(notes) == seen == 3 * P
     assert b"no_headers" in notes[0] and b'"offset"' in notes[0]

@@ -149,9 +149,7 @@ def oracle(samples: list[int], p: PulseParams) -> tuple[float, ...]:
         return 0.0
 
     def integral(low: float, high: float) -> float:
-        return sum(
-            y[j] * max(0.0, min(high, j + 1) - max(low, j)) for j in range(len(y))
-        )
+        return sum(y[j] * max(0.0, min(high, j + 1) - max(low, j)) for j in range(len(y)))
 
     begin = (p.pretrigger if time is None else time) - p.gate_before_ns / ns
     q = integral(begin, begin + p.gate_long_ns / ns) * ns

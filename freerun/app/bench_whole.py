@@ -35,7 +35,11 @@ def _faster(path: Path, rate: float) -> str:
         raise EnvironmentProblem(f"{path} has no [simulation]: nothing sets its rate")
     noise = 256 * told.simulation.noise + sum(n.rate for n in told.simulation.noisy)
     muons = max(100.0, (rate * 1e6 - noise) / ROWS_PER_MUON)
-    simulation = told.simulation.model_copy(update={"muon_rate": muons})
+    # the digitizer's share stays that of the demonstration: simulating waveforms is no DAQ work
+    pulses = min(1.0, told.simulation.pmt_acceptance * told.simulation.muon_rate / muons)
+    simulation = told.simulation.model_copy(
+        update={"muon_rate": muons, "pmt_acceptance": round(pulses, 6)}
+    )
     return told.model_copy(update={"simulation": simulation}).resolved_toml()
 
 

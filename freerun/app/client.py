@@ -24,7 +24,7 @@ class Client:
     def command(self, name: str, **what: Any) -> dict[str, Any]:
         """Send a command and wait for its answer; raises `EnvironmentProblem` if none comes."""
         where = (self._topics.control, 0)
-        reader = Reader(self._address, f"cli.{uuid.uuid4().hex[:8]}", queue_mb=4)
+        reader = Reader(self._address, f"cli.{uuid.uuid4().hex[:8]}", queue_mb=4, fetch_wait_ms=10)
         publisher = Publisher(self._address, "cli")
         try:
             reader.assign({where: reader.high(where)})
@@ -59,7 +59,7 @@ class Client:
         return self.documents().get(f"run/{number}")
 
     def _compacted(self, topic: str) -> dict[str, dict[str, Any]]:
-        reader = Reader(self._address, "cli.once", committed=False, queue_mb=8)
+        reader = Reader(self._address, "cli.once", committed=False, queue_mb=8, fetch_wait_ms=10)
         out: dict[str, dict[str, Any]] = {}
         where = (topic, 0)
         try:

@@ -115,9 +115,7 @@ def truth_kernel(
             at = (y if rotated[c] else x) + slope * z[c]
             hit = 0
             for layer in range(4):
-                cell, _, _ = tube(
-                    key, base + 16 * (c + 1), layer, at, slope, shift, cells, numbers
-                )
+                cell, _, _ = tube(key, base + 16 * (c + 1), layer, at, slope, shift, cells, numbers)
                 if cell >= 0 and alive[board[c], first_channel[c] + channel[layer, cell]]:
                     hit |= 1 << layer
             layers[i, c] = hit
