@@ -238,8 +238,8 @@ class RunControl:
         run_type = self._bench.run_types.get(str(last.get("type")))
         if run_type is None or not run_type.repeat:
             return
-        command = {"command": "start_run", "who": "run control",
-                   **{k: last.get(k) for k in ("type", "comment", "shifter", "answers")}}  # fmt: skip
+        same = {name: last.get(name) for name in ("type", "comment", "shifter", "answers")}
+        command = {"command": "start_run", "who": "run control", **same}
         try:
             entry, text = self._start(command)
         except Refused as why:

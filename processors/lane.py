@@ -126,8 +126,10 @@ class Lane:
         """Go on where the log now begins, if retention took what was to be read next."""
         for where, why in list(self._reader.lost.items()):
             first = self._reader.bounds(where)[0]
-            log.error("raw_data_gone", topic=where[0], partition=where[1], why=why,
-                      goes_on_at=first, hint="retention deleted it before it was processed")  # fmt: skip
+            log.error(
+                "raw_data_gone", topic=where[0], partition=where[1], why=why, goes_on_at=first,
+                hint="retention deleted it before it was processed",
+            )  # fmt: skip
             self._reader.lost.pop(where, None)
             self._reader.seek(where, first)
             owner = self._owners.get(where[1])

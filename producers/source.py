@@ -179,8 +179,10 @@ class SourceProcess:
         if not len(ticks) or clock.ns(int(ticks.min())) < s.first * self._L:
             return
         first = first_slice(s.first, time.time_ns(), clock.ns(int(ticks.max())), self._L)
-        log.warning("begins_later", source=self._source.id, planned=s.first, first=first,
-                    hint="its first data are later than its first slice: look at the clocks")  # fmt: skip
+        log.warning(
+            "begins_later", source=self._source.id, planned=s.first, first=first,
+            hint="its first data are later than its first slice: look at the clocks",
+        )  # fmt: skip
         for out in s.arm(first, s.end):
             self._sender.send(out)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import uproot
-
 from run_freerun import freerun
 
 SECONDS = 8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,7 +73,7 @@ def test_uses_and_select(events: list[tuple[bool, list[int]]]) -> None:
         assert count[row] == sum(rows.count(row) for o, rows in events if o)
         assert foreign[row] == any(row in rows for o, rows in events if not o)
     mine, which = kernels.select(owned, offsets, index)
-    got = [which[a:b].tolist() for a, b in zip(mine[:-1], mine[1:], strict=True)]
+    got = [which[a:b].tolist() for a, b in pairwise(mine)]
     assert got == [rows for o, rows in events if o]
 
 

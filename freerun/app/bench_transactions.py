@@ -91,8 +91,8 @@ def _one_after_the_other(
     table.add(
         "  begin → committed, p50", commit[0], "ms", f"p10 {commit[1]:.1f}, p90 {commit[2]:.1f}"
     )
-    table.add("  begin → visible, p50", seen[0], "ms",
-              f"p10 {seen[1]:.1f}, p90 {seen[2]:.1f}; {size / 1000:.0f} kB; design 4.5 ms")  # fmt: skip
+    about = f"p10 {seen[1]:.1f}, p90 {seen[2]:.1f}; {size / 1000:.0f} kB; design 4.5 ms"
+    table.add("  begin → visible, p50", seen[0], "ms", about)
 
 
 def _side_by_side(table: Table, topic: str, producers: list[Transactional], seconds: float) -> None:

@@ -69,8 +69,8 @@ def take_run(session: Session, seconds: float, kill: bool) -> dict[str, Any] | N
         _progress(_status(session, document))
         time.sleep(0.5)
     raise LedgerGap(
-        f"run {number} was not closed {CLOSE_S:.0f} s after its end: see 'freerun run show {number}' "
-        f"and the logs in {session.installation.hidden / 'logs'}"
+        f"run {number} was not closed {CLOSE_S:.0f} s after its end: "
+        f"see 'freerun run show {number}' and the logs in {session.installation.hidden / 'logs'}"
     )
 
 
