@@ -399,7 +399,7 @@ def test_the_whole_folder_of_a_run(tmp_path: Path, log: make.Log) -> None:
                  "freerun.open(42)", "TChain"):  # fmt: skip
         assert text in readme
     # the closed document comes later: run.json is final then
-    closed = {**DOC, "state": "closed", "ledger": {"verdict": "closed, no gap"}}
+    closed = {**DOC, "state": "closed", "ledger": {"line": "closed, no gap"}}
     run_folder.write_document(job.folder, closed, job.sidecars)
     assert run_folder.written_document(job.folder) == closed
     assert "closed, no gap" in (job.folder / "README.txt").read_text()
