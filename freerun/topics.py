@@ -77,17 +77,23 @@ class Topics:
         raw_bytes: int = -1,
         raw_ms: int = 24 * HOUR_MS,
     ) -> list[Topic]:
-        """All topics of an installation. `raw_bytes` bounds all raw topics together, in bytes."""
+        """All topics of an installation. `raw_bytes` bounds raw data and results together, in
+        bytes: a third of it for what sources send, two thirds for results, which are larger.
+        """
         each = {"max.message.bytes": str(MESSAGE_BYTES), "message.timestamp.type": "LogAppendTime"}
-        count = max(1, len(sources) * partitions)
-        per_partition = str(max(64 << 20, raw_bytes // count) if raw_bytes > 0 else -1)
-        segment = str(128 << 20)
-        raw = each | {"retention.ms": str(raw_ms), "retention.bytes": per_partition,
-                      "segment.bytes": segment}  # fmt: skip
+
+        def bounded(total: int, topics: int) -> dict[str, str]:
+            per = max(64 << 20, total // max(1, topics * partitions)) if raw_bytes > 0 else -1
+            return each | {"retention.ms": str(raw_ms), "retention.bytes": str(per),
+                           "segment.bytes": str(128 << 20)}  # fmt: skip
+
+        raw = bounded(raw_bytes // 3, len(sources))
+        results = bounded(raw_bytes * 6 // 10, len(pipelines))
+        deltas = bounded(raw_bytes // 15, len(pipelines))
         out = [Topic(self.raw(s), partitions, raw) for s in sources]
         for p in pipelines:
-            out.append(Topic(self.events(p), partitions, raw))
-            out.append(Topic(self.monitor(p), partitions, raw))
+            out.append(Topic(self.events(p), partitions, results))
+            out.append(Topic(self.monitor(p), partitions, deltas))
             short = {"retention.ms": str(7 * 24 * HOUR_MS), "retention.bytes": str(256 << 20),
                      "segment.bytes": str(32 << 20)}  # fmt: skip
             out.append(Topic(self.snapshot(p), 1, each | short))

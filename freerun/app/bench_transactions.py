@@ -38,6 +38,13 @@ def _on(address: str, table: Table, seconds: float, size: int) -> None:
     admin = Broker(address)
     admin.create([Topic(name, 64, {"max.message.bytes": "33554432"})])
     try:
+        warm = [Transactional(address, f"{name}.warm.{i}") for i in range(4)]
+        for producer in warm:
+            producer.init()
+        # a young JVM interprets its code: what it does in the first seconds is not its speed
+        _one_after_the_other(Table("warm-up"), address, name, warm, seconds, size)
+        for producer in warm:
+            producer.close()
         for ids in (1, 16, 64):
             producers = [Transactional(address, f"{name}.{ids}.{i}") for i in range(ids)]
             with ThreadPoolExecutor(16) as pool:
@@ -87,7 +94,8 @@ def _one_after_the_other(
         reader.close()
     label = f"{ids} id{'s' if ids > 1 else ''}, one after the other"
     commit, seen = spread(commits), spread(visible)
-    table.add(label, n / seconds, "transactions/s", DESIGN[ids][0] and f"design {DESIGN[ids][0]}")
+    told = DESIGN.get(ids, ("", ""))[0]
+    table.add(label, n / seconds, "transactions/s", told and f"design {told}")
     table.add(
         "  begin → committed, p50", commit[0], "ms", f"p10 {commit[1]:.1f}, p90 {commit[2]:.1f}"
     )

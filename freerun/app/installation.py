@@ -133,7 +133,8 @@ class Installation:
         self.say(f"topics    {len(wanted)} ({len(made)} new)")
         free = shutil.disk_usage(self.data).free
         self.say(
-            f"disk      {free / 1e9:.0f} GB free; raw data are kept for 24 h or {free / 5e9:.0f} GB"
+            f"disk      {free / 1e9:.0f} GB free; data stay in Kafka for 24 h or "
+            f"{free / 5e9:.0f} GB"
         )
 
     def _python(self, *args: str) -> list[str]:
