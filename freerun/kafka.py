@@ -241,12 +241,16 @@ class Reader:
     def offsets_at(
         self, places: Iterable[Where], time_ms: int, timeout: float = 10.0
     ) -> dict[Where, int]:
-        """The first offset at or after a broker time, for each place; its end if there is none."""
+        """The first offset at or after a broker time, for each place; its end if there is none.
+
+        The ends are asked first: a record that arrives between the two questions is not passed
+        over.
+        """
         asked = [TopicPartition(t, p, time_ms) for t, p in places]
-        out: dict[Where, int] = {}
+        out = {(a.topic, a.partition): self.high((a.topic, a.partition), timeout) for a in asked}
         for found in self._call(self._consumer.offsets_for_times, asked, timeout) if asked else []:
-            where = (found.topic, found.partition)
-            out[where] = found.offset if found.offset >= 0 else self.high(where, timeout)
+            if found.offset >= 0:
+                out[(found.topic, found.partition)] = found.offset
         return out
 
     def committed(self, places: Iterable[Where], timeout: float = 10.0) -> dict[Where, Position]:

@@ -1,0 +1,52 @@
+"""What the one module that speaks librdkafka promises beyond librdkafka."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from freerun.kafka import Broker, Outgoing, Reader, Sender
+from freerun.topics import Topic
+
+
+def test_a_record_that_arrives_between_the_questions_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The place has no record yet when its offset at a time is asked, and one right after."""
+    where, records = ("t", 0), 0
+
+    class Consumer:
+        def get_watermark_offsets(self, _: Any, __: float) -> tuple[int, int]:
+            return 0, records
+
+        def offsets_for_times(self, asked: list[Any], _: float) -> list[Any]:
+            nonlocal records
+            records += 2
+            return [TopicPartition(a.topic, a.partition, -1) for a in asked]
+
+    reader = Reader.__new__(Reader)
+    monkeypatch.setattr(reader, "_consumer", Consumer(), raising=False)
+    assert reader.offsets_at([where], 0) == {where: 0}
+
+
+def test_offsets_at_a_time(broker: str, installation: str) -> None:
+    """Before all records, and behind them."""
+    topic = f"{installation}.times"
+    admin = Broker(broker)
+    admin.create([Topic(topic, 2, {"message.timestamp.type": "LogAppendTime"})])
+    try:
+        sender = Sender(broker, "times", lambda token, error: None)
+        for _ in range(3):
+            assert sender.send(Outgoing(topic, 0, b"x"), None)
+        assert sender.flush(10) == 0
+        reader = Reader(broker, "times")
+        try:
+            places = [(topic, 0), (topic, 1)]
+            assert reader.offsets_at(places, 0) == {(topic, 0): 0, (topic, 1): 0}
+            assert reader.offsets_at(places, 1 << 45) == {(topic, 0): 3, (topic, 1): 0}
+        finally:
+            reader.close()
+    finally:
+        admin.delete([topic])
