@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from freerun.errors import ConfigError
-from freerun.kafka import BEGINNING, Outgoing, Position, Reader, Transactional
+from freerun.kafka import BEGINNING, BrokerTrouble, Outgoing, Position, Reader, Transactional
 from freerun.plan import Entry, Install, Plan
 from freerun.planlog import PlanLog
 from freerun.topics import Topics
@@ -29,8 +29,7 @@ class PlanWriter:
         self._reader = Reader(
             address, self._group, group=self._group, queue_mb=8, fetch_wait_ms=500
         )
-        while not self._log.poll(timeout=10.0):
-            pass
+        self.refresh()
         self._install(install)
         committed = self._reader.committed([self._control])
         start = committed[self._control].offset if committed else BEGINNING
@@ -54,9 +53,13 @@ class PlanWriter:
             )
 
     def refresh(self) -> None:
-        """Read the plan to its end."""
-        while not self._log.poll(timeout=10.0):
-            pass
+        """Read the plan to its end; raises `BrokerTrouble` if that is not to be had."""
+        for _ in range(6):
+            if self._log.poll(timeout=10.0):
+                return
+        raise BrokerTrouble(
+            "the plan could not be read to its end in a minute: is the broker well?"
+        )
 
     def commands(self, timeout: float) -> list[tuple[dict[str, Any], int]]:
         """New commands, each with the offset behind it; answers and junk are passed over."""

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any
 
-from freerun.kafka import BEGINNING, Publisher, Reader
+from freerun.kafka import Publisher
 from freerun.topics import Topics
 
 PERIOD_S = 1.0
@@ -34,20 +34,3 @@ class Heart:
         self._next, self._state = time.monotonic() + PERIOD_S, state
         value = self._fixed | {"state": state, "time_ns": time.time_ns()} | counters
         self._publisher.publish(self._topic, json.dumps(value).encode(), self._key)
-
-
-def last_states(address: str, topics: Topics, timeout: float = 10.0) -> dict[str, dict[str, Any]]:
-    """The newest heartbeat of every service, read once: `role/id` → its record."""
-    reader = Reader(address, "state.once", committed=False, queue_mb=8, fetch_wait_ms=10)
-    where = (topics.state, 0)
-    out: dict[str, dict[str, Any]] = {}
-    try:
-        reader.assign({where: BEGINNING})
-        end = time.monotonic() + timeout
-        while not reader.at_end(where) and time.monotonic() < end:
-            for record in reader.poll(1000, 0.05):
-                if record.key and record.value:
-                    out[record.key.decode()] = json.loads(record.value)
-    finally:
-        reader.close()
-    return out

@@ -11,9 +11,10 @@ import numpy as np
 import structlog
 
 from freerun import words
+from freerun.compacted import newest
 from freerun.config.sources import Source
 from freerun.driver import Block, Driver
-from freerun.heartbeat import Heart, last_states
+from freerun.heartbeat import Heart
 from freerun.kafka import Publisher
 from freerun.plan import DATA
 from freerun.planlog import PlanLog
@@ -64,7 +65,7 @@ class SourceProcess:
         self._service, self._source, self._driver = service, source, driver
         bench, topics, name = service.bench, service.topics, source.id
         self._L, self._P, self._G = bench.time.slice, bench.cluster.partitions, bench.time.guard
-        known = last_states(service.address, topics).get(f"source/{name}", {})
+        known = newest(service.address, topics.state).get(f"source/{name}", {})
         self.inc = max(time.time_ns() // 1_000_000, int(known.get("inc", 0)) + 1)
         self._publisher = Publisher(service.address, f"{topics.system}.source.{name}")
         self._heart = Heart(self._publisher, topics, "source", name)

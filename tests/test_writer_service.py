@@ -23,7 +23,7 @@ import uproot
 from controllers.documents import RunsTopic
 from freerun import kafka
 from freerun.app import open as opening
-from freerun.heartbeat import last_states
+from freerun.compacted import newest
 from freerun.plan import DATA, Entry, Install
 from freerun.topics import Topics, ensure
 
@@ -127,7 +127,7 @@ def test_two_runs_with_a_kill_in_the_middle(lab: Lab) -> None:
         until(lambda: len(lab.told(41).get("files", [])) == 2, lab)  # 2 × 5 slices of 20 events
         assert lab.told(41)["state"] == "open"
         until(lambda: lab.told(41)["n_events"] == 260, lab)  # the open file counts too
-        state = last_states(lab.address, lab.topics)["writer/root0"]
+        state = newest(lab.address, lab.topics.state)["writer/root0"]
         assert (state["state"], state["run"], state["next"]) == ("RUNNING", 41, FIRST + 13)
         assert state["files"] == 2 and state["events"] == 260 and state["duplicates"] == 0
         writer.send_signal(signal.SIGKILL)
@@ -192,4 +192,4 @@ def test_a_full_disk_ends_the_writer_with_code_3(lab: Lab) -> None:
         writer.wait()
     log = (lab.bench.parent / "writer.log").read_text()
     assert f"cannot write the run's files in {lab.data}/Run000041" in log
-    assert last_states(lab.address, lab.topics)["writer/root0"]["state"] == "ERROR"
+    assert newest(lab.address, lab.topics.state)["writer/root0"]["state"] == "ERROR"

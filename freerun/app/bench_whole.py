@@ -72,7 +72,13 @@ def _run(table: Table, session: Session, rate: float, seconds: float) -> None:
     begun = until = 0.0
     after: dict[str, float] = {}
     ended: float | None = None
+    patience = time.monotonic() + 2 * seconds + 300
     while True:
+        if time.monotonic() > patience:
+            raise EnvironmentProblem(
+                f"run {number} is not closed after {2 * seconds + 300:.0f} s: measure at a lower "
+                f"--rate; the logs are in {session.installation.hidden / 'logs'}"
+            )
         time.sleep(1)
         session.installation.look_after()
         document: dict[str, Any] = session.client.run(number) or {}

@@ -8,8 +8,9 @@ import time
 import uuid
 from typing import Any
 
+from freerun.compacted import newest
 from freerun.errors import EnvironmentProblem
-from freerun.kafka import BEGINNING, Publisher, Reader
+from freerun.kafka import Publisher, Reader
 from freerun.topics import Topics
 
 ANSWER_S = 10.0
@@ -49,28 +50,11 @@ class Client:
 
     def documents(self) -> dict[str, dict[str, Any]]:
         """Everything on the runs topic now: key → newest record."""
-        return self._compacted(self._topics.runs)
+        return newest(self._address, self._topics.runs)
 
     def states(self) -> dict[str, dict[str, Any]]:
         """The newest heartbeat of each service: `role/id` → record."""
-        return self._compacted(self._topics.state)
+        return newest(self._address, self._topics.state)
 
     def run(self, number: int) -> dict[str, Any] | None:
         return self.documents().get(f"run/{number}")
-
-    def _compacted(self, topic: str) -> dict[str, dict[str, Any]]:
-        reader = Reader(self._address, "cli.once", committed=False, queue_mb=8, fetch_wait_ms=10)
-        out: dict[str, dict[str, Any]] = {}
-        where = (topic, 0)
-        try:
-            reader.assign({where: BEGINNING})
-            end = time.monotonic() + 10.0
-            while not reader.at_end(where):
-                if time.monotonic() > end:
-                    raise EnvironmentProblem(f"{topic} cannot be read at {self._address}")
-                for record in reader.poll(1000, 0.05):
-                    if record.key and record.value:
-                        out[record.key.decode()] = json.loads(record.value)
-        finally:
-            reader.close()
-        return out
