@@ -49,7 +49,10 @@ def test_a_run_from_the_browser(
         grown = sees_growth(page)
         assert grown > 0
         press_stop(page, number)
-        document = json.loads((data / f"Run{number:06d}" / "run.json").read_text())
+        path = data / f"Run{number:06d}" / "run.json"
+        wait_until(lambda: json.loads(path.read_text())["state"] == "closed",
+                   "run.json is final, too", 60)  # fmt: skip
+        document = json.loads(path.read_text())
         ledger = document["ledger"]
         assert ledger["ok"], ledger["gaps"]
         hits = sum(s["hits"] for s in ledger["sources"].values())

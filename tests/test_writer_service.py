@@ -143,12 +143,15 @@ def test_two_runs_with_a_kill_in_the_middle(lab: Lab) -> None:
         until(lambda: lab.told(41).get("state") == "closed", lab)
         assert not list(folder.glob(".*"))
         until(lambda: lab.told(42).get("n_events") == 60, lab)
-        lab.document(41, state="closed", last=FIRST + 16)
         lab.entry("stop", FIRST + 23, None)
         until(lambda: lab.told(42).get("state") == "closed", lab)
-        until(lambda: json.loads((folder / "run.json").read_text())["state"] == "closed", lab)
+        # a document that becomes final just before the writer is told to stop
+        writer.send_signal(signal.SIGSTOP)
+        lab.document(41, state="closed", last=FIRST + 16)
         writer.send_signal(signal.SIGTERM)
+        writer.send_signal(signal.SIGCONT)
         assert writer.wait(20) == 0
+        assert json.loads((folder / "run.json").read_text())["state"] == "closed"
         # a document that becomes final while nobody writes
         lab.document(42, state="failed", last=FIRST + 22)
         writer = lab.writer()

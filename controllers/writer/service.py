@@ -65,6 +65,7 @@ class Writer:
             if self._job is not None:
                 self._job.abandon()
             if self.serving.stopping.is_set():
+                self._settle_what_is_known()
                 self._heart.beat("STOPPED")
             self._publisher.flush(5.0)
             if self._uploader is not None:
@@ -108,6 +109,14 @@ class Writer:
         install = self._plan.plan.install
         if install is not None:
             self._announcer.settle(install.uuid)
+
+    def _settle_what_is_known(self) -> None:
+        """A run that was closed a moment ago gets its last run.json before this process goes."""
+        try:
+            self._runs.read_all()
+            self._settle()
+        except (BrokerTrouble, EnvironmentProblem) as trouble:
+            log.warning("documents not final", why=str(trouble), hint="the next start writes them")
 
     # ---------------------------------------------------------------- which run
 
