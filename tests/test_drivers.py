@@ -14,7 +14,14 @@ from freerun import words as w
 from freerun.driver import Driver, DriverContext
 from freerun.errors import ConfigError
 from freerun.rows import PULSE_SCHEMA
-from freerun.simulation import BLOCK_NS, TelescopeConfig, block_pulses, block_words
+from freerun.simulation import (
+    BLOCK_NS,
+    CYCLE_BLOCKS,
+    TelescopeConfig,
+    block_pulses,
+    block_truth,
+    block_words,
+)
 from freerun.ticks import Clock
 from producers.drivers import blocks as blocks_module
 from producers.drivers import recording as recording_module
@@ -171,6 +178,30 @@ def test_the_plans_anchor_and_offset_count() -> None:
     found, _ = all_words(driver)
     expected = block_words(driver.telescope, FIRST, 0, Clock(ANCHOR + 5, 25, 30, 12_500))
     assert (found == expected).all()
+
+
+@pytest.mark.parametrize("name", ["padova-v1", "padova-v2"])
+def test_a_repeating_telescope_only_moves_its_words(name: str) -> None:
+    """The same muons a cycle later; what the driver moves is what the simulation would make."""
+    telescope = TelescopeConfig(seed=2, repeat=True, format=name)
+    context = DriverContext("s", fpga=1, telescope=telescope, offset_ps=12_345)
+    later = FIRST + 3 * CYCLE_BLOCKS
+    for cls in (Simulate, Pulses):
+        driver = cls(cls.Config(), context)
+        made = [driver.make(b, driver.clock()) for b in (FIRST, later, FIRST + CYCLE_BLOCKS)]
+        fresh = cls(cls.Config(), context)
+        same = fresh.make(later, fresh.clock())
+        if cls is Simulate:
+            assert len(same) > 100 and (made[1] == same).all() and (made[0] != same).any()
+        else:
+            assert same.num_rows > 3 and made[1].equals(same) and not made[0].equals(same)
+    truth, again = block_truth(telescope, FIRST), block_truth(telescope, later)
+    assert (again["t0_ns"] - truth["t0_ns"] == 3 * CYCLE_BLOCKS * BLOCK_NS).all()
+    assert (again["x0"] == truth["x0"]).all() and again["muon"][0] == later << 20
+    assert (
+        len(block_truth(telescope, FIRST + 1)) != len(truth)
+        or (block_truth(telescope, FIRST + 1)["x0"] != truth["x0"]).any()
+    )
 
 
 def test_pulses_come_as_arrow() -> None:

@@ -64,6 +64,11 @@ class Simulation(Section):
     )
     late_fraction: Fraction01 = Field(default=0.002, description="… and this fraction of them")
     late_max: Annotated[Ns, Field(ge=0)] = Field(default=3_000, description="… up to this late")
+    repeat: bool = Field(
+        default=False,
+        description="the same 8.91 s (100000 orbits) again and again: sources then only move the "
+        "times of words made before, for benches that measure all but the simulation",
+    )
 
 
 def telescope(bench: Bench, source: str | None = None) -> TelescopeConfig:
@@ -126,6 +131,7 @@ def telescope(bench: Bench, source: str | None = None) -> TelescopeConfig:
         disorder_ns=float(told.disorder),
         late_fraction=told.late_fraction,
         late_max_ns=float(told.late_max),
+        repeat=told.repeat,
         format=str(boards[source].format),
         geometry=Simulated(
             chambers=tuple(

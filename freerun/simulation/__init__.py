@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from freerun.simulation.config import (
     BLOCK_NS,
+    CYCLE_BLOCKS,
+    CYCLE_ORBITS,
     OVERLAP_NS,
     Chamber,
     Geometry,
@@ -18,6 +20,6 @@ from freerun.simulation.pulses import DigitizerConfig, Pulses, block_pulses
 from freerun.simulation.telescope import block_words
 
 __all__ = [
-    "BLOCK_NS", "OVERLAP_NS", "TRUTH", "Chamber", "DigitizerConfig", "Geometry", "Pulses",
+    "BLOCK_NS", "CYCLE_BLOCKS", "CYCLE_ORBITS", "OVERLAP_NS", "TRUTH", "Chamber", "DigitizerConfig", "Geometry", "Pulses",
     "TelescopeConfig", "block_pulses", "block_truth", "block_words",
 ]  # fmt: skip

@@ -17,6 +17,8 @@ BLOCK_NS = 10_000_000
 """Words and truth are made in blocks of experiment time [b·10 ms, (b+1)·10 ms)."""
 OVERLAP_NS = 2_000
 """No word of a block is earlier than its start, none later than its end plus this."""
+CYCLE_BLOCKS, CYCLE_ORBITS = 891, 100_000
+"""The shortest time that is whole blocks and whole orbits: 8.91 s."""
 
 MAX_BOARDS, MAX_CHANNELS = 8, 512
 
@@ -110,6 +112,8 @@ class TelescopeConfig:
     late_fraction: float = 0.002
     """… but this fraction (steps of 2⁻¹⁶) up to `late_max_ns` after."""
     late_max_ns: float = 3_000.0
+    repeat: bool = False
+    """The muons of the first `CYCLE_BLOCKS` come again and again."""
     format: str = "padova-v1"
     geometry: Geometry = field(default_factory=Geometry)
 
@@ -149,6 +153,10 @@ class TelescopeConfig:
         for board, channel in (*self.noisy, *self.dead, geometry.scintillator):
             if not (0 <= board < MAX_BOARDS and 0 <= channel < MAX_CHANNELS):
                 raise ConfigError(f"simulation: there is no board {board} channel {channel}")
+
+    def drawn(self, block: int) -> int:
+        """The block whose random numbers `block` is made of."""
+        return block % CYCLE_BLOCKS if self.repeat else block
 
     @cached_property
     def word_format(self) -> WordFormat:

@@ -131,14 +131,15 @@ def block_truth(cfg: TelescopeConfig, block: int) -> npt.NDArray[np.void]:
     z = 0; layers[chamber] has bit (layer − 1) for each layer with a hit that was really produced;
     scint and pmt say whether the scintillator's word and the two PMT pulses exist.
     """
-    t0 = times(cfg.seed, draws.MUON_TIME, block, cfg.muon_rate_hz)
+    drawn = cfg.drawn(block)
+    t0 = times(cfg.seed, draws.MUON_TIME, drawn, cfg.muon_rate_hz)
     n = len(t0)
     t = cfg.tables
     tracks = np.empty((n, 4))
     layers = np.zeros((n, len(t.board)), np.uint8)
     seen = np.empty((n, 2), np.uint8)
     truth_kernel(
-        cfg.seed, block, t.board, t.first_channel, t.z, t.rotated, t.channel, t.shift, t.alive,
+        cfg.seed, drawn, t.board, t.first_channel, t.z, t.rotated, t.channel, t.shift, t.alive,
         np.array(cfg.geometry.scintillator), t.numbers, tracks, layers, seen,
     )  # fmt: skip
     out = np.zeros(n, TRUTH)

@@ -177,15 +177,16 @@ def block_pulses(
     """
     if clock.num * 1000 != clock.den * digitizer.sample_ps:
         raise ValueError(f"a tick must be a sample, {digitizer.sample_ps} ps")
-    t0 = times(cfg.seed, draws.MUON_TIME, block, cfg.muon_rate_hz)
+    drawn = cfg.drawn(block)
+    t0 = times(cfg.seed, draws.MUON_TIME, drawn, cfg.muon_rate_hz)
     at, which = np.empty(2 * len(t0), np.int64), np.empty(2 * len(t0), np.int64)
     delay = np.array([round(d * 1000) for d in digitizer.delay_ns])
     n = _muon_pulses(
-        t0, cfg.seed, block, len(cfg.geometry.chambers), cfg.tables.numbers, delay,
+        t0, cfg.seed, drawn, len(cfg.geometry.chambers), cfg.tables.numbers, delay,
         digitizer.jitter_ps, at, which,
     )  # fmt: skip
     up, down = (
-        times(cfg.seed, draws.BACKGROUND_TIME + 16 * channel, block, digitizer.background_hz)
+        times(cfg.seed, draws.BACKGROUND_TIME + 16 * channel, drawn, digitizer.background_hz)
         for channel in (1, 2)
     )
     t = np.concatenate([at[:n:2], at[1:n:2], up, down])
@@ -204,7 +205,7 @@ def block_pulses(
     for i, size in enumerate(sizes):
         some = slice(first, first + size)
         first += size
-        key = stream_key(cfg.seed, draws.WAVEFORM + 16 * (i + 1), block)
+        key = stream_key(cfg.seed, draws.WAVEFORM + 16 * (i + 1), drawn)
         _shapes(
             t[some], begins[some], np.uint64(key), i < 2, digitizer.shapes, digitizer.numbers,
             digitizer.pretrigger, digitizer.sample_ps, charge[some], kind[some], flags[some],

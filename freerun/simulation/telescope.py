@@ -198,7 +198,8 @@ def block_words(cfg: TelescopeConfig, block: int, board: int, clock: Clock) -> U
     base, rest = divmod(start_ps * 3, 2500)
     grid = (base, rest, base + (rest > 0))
 
-    t0 = times(cfg.seed, draws.MUON_TIME, block, cfg.muon_rate_hz)
+    drawn = cfg.drawn(block)
+    t0 = times(cfg.seed, draws.MUON_TIME, drawn, cfg.muon_rate_hz)
     mine = [c for c in cfg.geometry.chambers if c.board == board]
     tubes = np.sort(np.concatenate(
         [np.empty(0, np.int64), *(t.channel.ravel() + c.first_channel for c in mine)]
@@ -207,19 +208,19 @@ def block_words(cfg: TelescopeConfig, block: int, board: int, clock: Clock) -> U
     noise += sorted((ch, hz) for (fpga, ch), hz in cfg.noisy.items() if fpga == board)
     own = 64 * (512 * board + 1)
     noise_t = [
-        times(cfg.seed, draws.NOISE_TIME + own * (only + 2), block, hz) for only, hz in noise
+        times(cfg.seed, draws.NOISE_TIME + own * (only + 2), drawn, hz) for only, hz in noise
     ]
     room = len(t0) * (5 * len(mine) + 1) + sum(map(len, noise_t))
     arrival = np.empty(room, np.int64)
     words = np.empty(room, np.uint64)
     n = _muon_words(
-        t0, cfg.seed, block, board, t.board, t.first_channel, t.z, t.rotated, t.latency_ps,
+        t0, cfg.seed, drawn, board, t.board, t.first_channel, t.z, t.rotated, t.latency_ps,
         t.channel, t.shift, t.alive, np.array(cfg.geometry.scintillator), t.numbers, fmt.layout,
         fmt.tdc_first, *grid, arrival, words,
     )  # fmt: skip
     for (only, _), when in zip(noise, noise_t, strict=True):
         n = _noise_words(
-            when, cfg.seed, draws.NOISE + own * (only + 2), block, board, only, tubes, t.alive,
+            when, cfg.seed, draws.NOISE + own * (only + 2), drawn, board, only, tubes, t.alive,
             t.numbers, fmt.tdc_first, *grid, arrival, words, n,
         )  # fmt: skip
     out = np.empty(n, np.uint64)
