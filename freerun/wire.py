@@ -7,12 +7,12 @@ batch, so any tool that reads Kafka and Arrow reads it.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from isal.isal_zlib import crc32
 
 from freerun.errors import Quarantined
 
@@ -135,7 +135,8 @@ def read_part(headers: Iterable[tuple[str, bytes | None]] | None) -> Part:
 
 
 def checksum(body: bytes | memoryview) -> int:
-    return zlib.crc32(body)
+    """CRC-32 of zip and gzip; this library's is ten times as fast as zlib's."""
+    return crc32(body)
 
 
 def write_batch(batch: pa.RecordBatch) -> pa.Buffer:
@@ -184,7 +185,7 @@ def result_headers(part: ResultPart, body: bytes | memoryview) -> Headers:
         ("parts", b"%d" % part.parts),
         ("table", part.table.encode()),
         ("rows", b"%d" % part.rows),
-        ("crc", b"%d" % zlib.crc32(body)),
+        ("crc", b"%d" % checksum(body)),
     ]
     if part.info is not None:
         out.append(("info", json.dumps(part.info, separators=(",", ":")).encode()))

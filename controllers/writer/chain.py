@@ -6,7 +6,6 @@ slice order, and slice k is in partition(k): so merging is waiting for the right
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -149,7 +148,7 @@ def _read(whole: _Whole) -> SliceResult:
     failed = info.get("failed")
     for part, body, crc in whole.parts:
         try:
-            if zlib.crc32(body) != crc:
+            if wire.checksum(body) != crc:
                 raise Quarantined("checksum", f"part {part.part} does not have its crc")
             batch = wire.read_batch(body)
         except Quarantined as problem:
