@@ -24,6 +24,16 @@ FLUSH_BYTES = 30_000_000  # of columns, per tree
 _ARROW_TREES = ("events", "hits", "pulses")
 
 
+def _zstd(level: int) -> Any:
+    """ROOT's ZSTD with Arrow's library underneath: the same format, an eighth sooner.
+
+    uproot knows its compressions by their exact type, so it is this one object that differs.
+    """
+    codec, out = pa.Codec("zstd", compression_level=level), uproot.ZSTD(level)
+    out.compress = lambda data: codec.compress(data, asbytes=True)
+    return out
+
+
 class _Tree:
     """One tree with what waits to be written into it."""
 
@@ -115,7 +125,7 @@ class RootFile:
         self.next = 0
         self.totals = {"slices": 0, "complete": 0, "live_ns": 0, "events": 0, "failed": 0}
         self._hits = hits
-        self._file = uproot.create(path, compression=uproot.ZSTD(1))
+        self._file = uproot.create(path, compression=_zstd(1))
         self._arrow: dict[str, _ArrowTree] = {}
         self._arrow["events"] = self._arrow_tree(
             "events", tables.branch_types(events), "one row per event", flush_bytes,
