@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import structlog
 
 from freerun import schemas
 from freerun.errors import Quarantined
 from freerun.heartbeat import Heart
-from freerun.kafka import Publisher, Reader
+from freerun.kafka import BrokerTrouble, Publisher, Reader
 from freerun.plan import Run
 from freerun.planlog import PlanLog
 from freerun.service import Service
 from freerun.wire import ResultPart, read_batch, read_result, result_headers, write_batch
 
+log = structlog.get_logger()
 PERIOD_S = 1.0
 HISTORY_S = 600
 
@@ -143,7 +145,10 @@ class MonitorService:
         self._log = PlanLog(service.address, topics, name)
         self._reader = Reader(service.address, name, queue_mb=32)
         self._publisher = Publisher(service.address, name)
-        self._heart = Heart(self._publisher, topics, "monitor", pipeline)
+        self._heart = Heart(
+            self._publisher, topics, "monitor", pipeline,
+            service.bench.timeouts.seconds("heartbeat"),
+        )  # fmt: skip
         self._fold: Fold | None = None
         self._final = False
         self._published = -1
@@ -151,7 +156,11 @@ class MonitorService:
     def run(self, stopping: Callable[[], bool]) -> None:
         at = 0.0
         while not stopping():
-            self._follow_plan()
+            try:
+                self._follow_plan()
+            except BrokerTrouble as away:
+                log.warning("no_plan", error=str(away), hint="the broker is away?")
+                continue
             if self._fold is None or self._final:
                 time.sleep(0.2)
             else:
@@ -179,10 +188,11 @@ class MonitorService:
         run, install = self._current(), self._log.plan.install
         if run is None or install is None or (self._fold and self._fold.run == run.number):
             return
+        starts = self._reader.offsets_at(self._places, run.start.time_ms)
         self._reader.unassign(self._places)
         self._fold = Fold(run.number, run.first, install.L, install.P)
         self._final, self._published = False, -1
-        self._reader.assign(self._reader.offsets_at(self._places, run.start.time_ms))
+        self._reader.assign(starts)
 
     def _publish(self) -> None:
         fold, run = self._fold, self._current()

@@ -99,6 +99,11 @@ class PlanWriter:
                 return entry
             entry = replace(entry, from_slice=self.plan.earliest(time.time_ns()))
 
+    def confirm(self) -> None:
+        """Raises `Fenced` if the plan has another owner by now."""
+        at = max(0, self._reader.position[self._control])
+        self._transactions.commit([], [Position(*self._control, at)], self._reader.group_metadata())
+
     def close(self) -> None:
         self._log.close()
         self._reader.close()

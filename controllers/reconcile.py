@@ -23,7 +23,7 @@ class Seen:
     missed: int = 0  # control's beats since the source's last
     stuck: int = 0  # the source's beats in a row without progress and with an empty queue
     lost_since_ns: int | None = None  # host time of the first question that found it lost
-    stuck_since_ns: int | None = None  # the same for standing still
+    stuck_since_ns: dict[int | None, int] = field(default_factory=dict)  # run's first → the same
 
 
 class Reconciler:
@@ -69,12 +69,13 @@ class Reconciler:
         elif seen.lost_since_ns is None:
             seen.lost_since_ns = now_ns
         if not self._stands_still(seen, first, last):
-            seen.stuck_since_ns = None
-        elif seen.stuck_since_ns is None:
-            seen.stuck_since_ns = now_ns
+            seen.stuck_since_ns.pop(first, None)
+            stuck_since = now_ns
+        else:
+            stuck_since = seen.stuck_since_ns.setdefault(first, now_ns)
         if seen.lost_since_ns is not None and now_ns - seen.lost_since_ns > self._patience:
             return "LOST: no heartbeat"
-        if seen.stuck_since_ns is not None and now_ns - seen.stuck_since_ns > self._patience:
+        if now_ns - stuck_since > self._patience:
             return "not advancing: a slice is due and nothing comes"
         return None
 

@@ -17,7 +17,7 @@ from controllers.plan_writer import PlanWriter, new_install
 from controllers.reconcile import Reconciler
 from freerun.config.pipelines import RunType
 from freerun.heartbeat import Heart
-from freerun.kafka import BEGINNING, Fenced, Publisher, Reader
+from freerun.kafka import BEGINNING, BrokerTrouble, Fenced, Publisher, Reader
 from freerun.plan import Entry, Run
 from freerun.service import Service
 from freerun.slices import slice_of
@@ -38,9 +38,12 @@ class RunControl:
         self._service, self._bench = service, service.bench
         topics, bench, address = service.topics, service.bench, service.address
         install = new_install(bench.time.slice, bench.cluster.partitions, bench.time.guard)
-        self._writer = PlanWriter(address, topics, install)
+        timeouts = bench.timeouts
+        self._writer = PlanWriter(address, topics, install, timeouts.transaction // 1_000_000)
         self._publisher = Publisher(address, f"{topics.system}.control.news")
-        self._heart = Heart(self._publisher, topics, "control", "control")
+        self._heart = Heart(
+            self._publisher, topics, "control", "control", timeouts.seconds("heartbeat")
+        )
         self._runs = RunsTopic(address, topics, f"{topics.system}.control", self._publisher)
         self._runs.read_all()
         self._state_at = (topics.state, 0)
@@ -50,8 +53,10 @@ class RunControl:
         self._reconciler = Reconciler("control/control", bench.time.slice, bench.time.give_up_after)
         self._closer = Closer(service, self._runs, self._writer)
         known = self._state.high(self._state_at)  # what was said before we came
+        self._another = False  # was a heartbeat seen of another run control?
         while max(0, self._state.position[self._state_at]) < known:
             self._see_states()
+        self._another = False
 
     # ------------------------------------------------------------------ main loop
 
@@ -61,8 +66,15 @@ class RunControl:
                 for command, behind in self._writer.commands(0.1):
                     self._carry_out(command, behind)
                 self._see_states()
+                if self._another:  # one of us was thought dead: the broker knows who
+                    self._writer.confirm()
+                    self._another = False
                 self._runs.poll()
-                self._writer.refresh()
+                try:
+                    self._writer.refresh()
+                except BrokerTrouble as away:  # nothing is to be decided now; commands wait
+                    log.warning("no_plan", error=str(away), hint="the broker is away?")
+                    continue
                 self._reconcile()
                 self._closer.turn()
                 self._stop_by_itself()
@@ -82,7 +94,9 @@ class RunControl:
             except ValueError:
                 continue
             if isinstance(value, dict) and "time_ns" in value:
-                self._reconciler.add((record.key or b"").decode(), value)
+                key = (record.key or b"").decode()
+                self._reconciler.add(key, value)
+                self._another |= key == self._heart.key and not self._heart.is_mine(value)
 
     def _beat(self) -> None:
         if self._heart.due("RUNNING"):
@@ -249,17 +263,21 @@ class RunControl:
         log.info("repeated", text=text)
 
     def _reconcile(self) -> None:
-        """Give up who is lost, take back who is there again; also until a stopped run is out."""
-        plan = self._writer.plan
-        run = self._current()
-        if run is None or self._closer.is_out(run):
-            return
-        now = time.time_ns()
+        """Give up who is lost, take back who is there again; also until a stopped run is out,
+        whether or not the next one is going on already."""
+        for run in self._writer.plan.runs():
+            if not self._closer.is_out(run):
+                self._reconcile_run(run)
+
+    def _reconcile_run(self, run: Run) -> None:
+        plan, now = self._writer.plan, time.time_ns()
         k = min(slice_of(now, self._bench.time.slice), run.last or 1 << 60)
         k = max(k, run.first)
         gone = plan.given_up(k)
         base = plan.base(k)
         assert base is not None
+        if base.run != run.number:
+            return  # stopped before it began
         for source in plan.roster(k):
             why = self._reconciler.to_give_up(source, now, base.from_slice, run.last)
             if source not in gone and why is not None:

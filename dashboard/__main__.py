@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dashboard.feed import Feed
 from dashboard.server import Setting, listen, make_app, make_server
 from freerun import service
 from freerun.config import Bench
-from freerun.errors import ConfigError
-from freerun.kafka import Publisher, Reader
+from freerun.errors import ConfigError, FreerunError
+from freerun.kafka import Broker, Publisher, Reader
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         lambda: Publisher(started.address, "dashboard"),
         url,
     )
-    app = make_app(_setting(bench), feed, started.data)
+    setting = replace(_setting(bench), keep=_kept(started))
+    app = make_app(setting, feed, started.data)
     server = make_server(app, [*args.name, _called(args.host).strip("[]")])
     feed.start()
     try:
@@ -48,6 +51,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _called(host: str) -> str:
     """The name by which a viewer on this machine reaches an address we listen on."""
     return "127.0.0.1" if host in ("0.0.0.0", "") else f"[{host}]" if ":" in host else host
+
+
+def _kept(started: service.Service) -> tuple[float, float]:
+    """How long a raw topic is kept, in s and bytes; for ever if nobody says so."""
+    bench = started.bench
+    if not bench.sources:
+        return math.inf, math.inf
+    try:
+        told = Broker(started.address).topic_settings(started.topics.raw(bench.sources[0].id))
+    except FreerunError:
+        return math.inf, math.inf
+    ms, size = float(told["retention.ms"]), float(told["retention.bytes"])
+    return (
+        ms / 1000 if ms >= 0 else math.inf,
+        size * bench.cluster.partitions if size >= 0 else math.inf,
+    )
 
 
 def _setting(bench: Bench) -> Setting:

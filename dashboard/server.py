@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import time
@@ -32,6 +33,7 @@ class Setting:
     slice_ns: int
     sources: tuple[str, ...] = ()
     run_types: tuple[str, ...] = ("beam", "cosmics", "test")
+    keep: tuple[float, float] = (math.inf, math.inf)  # a raw topic: seconds, bytes
 
     def with_types(self, run_types: Iterable[str]) -> Setting:
         return replace(self, run_types=tuple(run_types))
@@ -53,6 +55,8 @@ def make_app(bench: Setting, feed: Feed, data: Path) -> Dash:
             writers=feed.writers,
             trouble=feed.trouble,
             disk_free=_free(data),
+            keep_s=bench.keep[0],
+            keep_bytes=bench.keep[1],
         )
 
     board = Board(world, shelf)

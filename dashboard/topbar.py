@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dashboard.loss import until_loss
 from dashboard.snapshot import Snapshot
 from dashboard.words import age
 from dashboard.world import BAD, BUSY, GOOD, OFF, SILENT_S, WARN, Document, Lamp, TopBar, World
@@ -39,6 +40,7 @@ def top_bar(world: World) -> TopBar:
     rows, events = _last_rates(snap) if snap and running and fresh else ({}, None)
     slices = int(snap.info.get("n_slices") or 0) if snap else 0
     files, raw, hours = _disk(world, run, document, rows if running else None)
+    loss = until_loss(world)
     return TopBar(
         state=_state_lamp(world, state),
         run=run,
@@ -53,7 +55,8 @@ def top_bar(world: World) -> TopBar:
         files_gb_h=files,
         raw_gb_h=raw,
         hours_left=hours,
-        disk=_disk_lamp(hours),
+        loss_s=loss[0] if loss else None,
+        disk=_disk_lamp(hours, loss),
         ledger=ledger_lamp(document, snap),
         running=running,
     )
@@ -121,7 +124,11 @@ def _written(world: World, run: int | None) -> int:
     return max(sum(beating), sum(listed)) if run is not None else 0
 
 
-def _disk_lamp(hours: float | None) -> Lamp | None:
+def _disk_lamp(hours: float | None, loss: tuple[float, str] | None) -> Lamp | None:
+    """What comes first: the disk is full, or data are lost elsewhere."""
+    if loss is not None and (hours is None or loss[0] < hours * 3600):
+        level = BAD if loss[0] < 60 else WARN if loss[0] < 3600 else GOOD
+        return Lamp(level, f"{age(loss[0])} to loss", loss[1])
     if hours is None:
         return None
     level = BAD if hours < 1 else WARN if hours < 6 else GOOD

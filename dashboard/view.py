@@ -88,7 +88,7 @@ def _service_lamp(world: World, state: Document) -> Lamp:
         return Lamp(BAD, name, error or "its queue is full: data are dropped and counted")
     if name == "SPOOLING" or int(state.get("spool") or 0) > SPOOL_BYTES:
         return Lamp(
-            WARN, "SPOOLING", error or "the broker does not take its data; they wait in its memory"
+            WARN, "SPOOLING", error or "the broker does not take its data; they wait on its disk"
         )
     if (_number(state.get("promise_age_s")) or 0) > LATE_S and name == "RUNNING":
         return Lamp(WARN, "LATE", "its promise is old: the device or its driver holds data back")

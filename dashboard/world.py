@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class World:
     writers: Mapping[tuple[int, str], Document] = field(default_factory=dict)
     trouble: str = ""  # why nothing new arrives, as a sentence
     disk_free: int | None = None  # bytes, where the data go
+    keep_s: float = math.inf  # how long a raw topic is kept …
+    keep_bytes: float = math.inf  # … and up to how many bytes
 
     def age_s(self, t_ns: float) -> float:
         """Seconds since `t_ns`, never negative."""
@@ -71,6 +74,7 @@ class TopBar:
     files_gb_h: float | None
     raw_gb_h: float | None
     hours_left: float | None
+    loss_s: float | None  # until data are lost if the broker or the lanes stay as they are
     disk: Lamp | None
     ledger: Lamp
     running: bool

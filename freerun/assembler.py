@@ -7,18 +7,22 @@ bundles. The shell reads records, offers them in order, and asks for what is rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from freerun.errors import Quarantined
 from freerun.plan import DATA, DECIDED_NS, Plan
 from freerun.slices import first_in, slice_of
-from freerun.wire import MARK, Part
+from freerun.ticks import Clock
+from freerun.wire import MARK, Part, read_part
 
 CLOSED, BROKEN, GAP, GIVEN_UP = "closed", "broken", "gap", "given_up"
 MAX_AHEAD = 16  # slices of one source that wait in a partition before the source is paused
 MAX_BYTES = 256 << 20  # the same in bytes, all sources of the partition together
+FRAGMENT_BYTES = 256 << 20  # of one fragment; a greater one is BROKEN, its rows only counted
+CLOCK_NS = 1_000_000_000  # the tick of a slice's start may be this far from it (by its offset)
+AHEAD_NS = 60_000_000_000  # a slice that begins this long after its record was written cannot be
 
 NONE = (-1, -1, -1)
 Triple = tuple[int, int, int]
@@ -40,6 +44,12 @@ class Fragment:
     state: str = ""  # "" while open, CLOSED or BROKEN; these two are final
     detail: str = ""
     passed_before: int = 0  # the source's `passed` before the first record
+
+    def let_go(self) -> None:
+        """Of a broken fragment nothing but the number of its rows is needed."""
+        self.parts.clear()
+        self.bodies.clear()
+        self.bytes = 0
 
     @property
     def close(self) -> Mapping[str, int]:
@@ -68,6 +78,37 @@ class Bundle:
     @property
     def complete(self) -> bool:
         return not self.missing
+
+
+def read_record(
+    source: str, headers: Iterable[tuple[str, bytes | None]] | None, time_ms: int, plan: Plan
+) -> Part | Quarantined:
+    """The part behind a record of the raw topic of `source`, or why it is none.
+
+    `time_ms` is the broker's time of the record: nobody closes what lies far ahead of it, and
+    such a record would be waited for, and its source passed over until then. A clock by which
+    the slice does not begin at its first tick would lead kernels anywhere.
+    """
+    try:
+        part = read_part(headers)
+    except Quarantined as why:
+        return why
+    if part.source != source:
+        return Quarantined("source", f"expected {source}, the header says {part.source}")
+    if plan.install is None:
+        return part
+    length = plan.install.L
+    if time_ms > 0 and not any(e.clock == DATA for e in plan.entries):
+        ahead = part.k * length - time_ms * 1_000_000
+        if ahead > AHEAD_NS:
+            return Quarantined(
+                "impossible_time", f"slice {part.k} begins {ahead / 1e9:.0f} s after its record"
+            )
+    if part.part != MARK:
+        begins = Clock(part.anchor, part.num, part.den).ns(part.tick0)
+        if abs(begins - part.k * length) > CLOCK_NS or max(part.num, part.den) >= 2**32:
+            return Quarantined("clock", f"slice {part.k} does not begin at tick {part.tick0}")
+    return part
 
 
 @dataclass(slots=True)
@@ -210,12 +251,17 @@ class Assembler:
                 self._check(part, body)
             except Quarantined as why:
                 fragment.state, fragment.detail = BROKEN, why.reason
+                fragment.let_go()
                 self._quarantine(state, source, offset, why, part.rows)
                 return None
+        fragment.rows += part.rows
+        if fragment.state == BROKEN:
+            return None
         fragment.parts.append(part)
         fragment.bodies.append(body)
-        fragment.rows += part.rows
         fragment.bytes += len(body)
+        if fragment.bytes > FRAGMENT_BYTES:
+            fragment.state, fragment.detail = BROKEN, f"more than {FRAGMENT_BYTES} bytes"
         if part.part != len(fragment.parts) - 1 and not fragment.state:
             fragment.state = BROKEN
             fragment.detail = f"part {len(fragment.parts) - 1} expected, got {part.part}"
@@ -231,6 +277,8 @@ class Assembler:
                     f"the close says {said.get('parts')} parts, {said.get('rows')} rows; "
                     f"got {len(fragment.parts)} parts, {fragment.rows} rows"
                 )
+        if fragment.state == BROKEN:
+            fragment.let_go()
         return None
 
     def _done(self, state: SourceState, offset: int) -> bool:

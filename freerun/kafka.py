@@ -142,6 +142,7 @@ class Reader:
         self.position: dict[Where, int] = {}  # next offset to be given out
         self.lost: dict[Where, str] = {}  # an assigned offset that the broker no longer has
         self._learned: set[str] = set()
+        self._paused: set[Where] = set()
 
     def assign(self, positions: Mapping[Where, int]) -> None:
         """Read these partitions too, each from its offset (`BEGINNING` is allowed)."""
@@ -166,6 +167,8 @@ class Reader:
     def unassign(self, places: Iterable[Where]) -> None:
         gone = [w for w in places if w in self.position]
         if gone:
+            # librdkafka keeps a pause over the next assignment, whose owner knows nothing of it
+            self.resume(self._paused.intersection(gone))
             self._call(self._consumer.incremental_unassign, [TopicPartition(t, p) for t, p in gone])
             for where in gone:
                 self.position.pop(where, None)
@@ -178,10 +181,15 @@ class Reader:
         self.ends.pop(where, None)
 
     def pause(self, places: Iterable[Where]) -> None:
-        self._call(self._consumer.pause, [TopicPartition(t, p) for t, p in places])
+        now = list(places)
+        self._call(self._consumer.pause, [TopicPartition(t, p) for t, p in now])
+        self._paused.update(now)
 
     def resume(self, places: Iterable[Where]) -> None:
-        self._call(self._consumer.resume, [TopicPartition(t, p) for t, p in places])
+        now = list(places)
+        if now:
+            self._call(self._consumer.resume, [TopicPartition(t, p) for t, p in now])
+            self._paused.difference_update(now)
 
     def poll(self, n: int = 500, timeout: float = 0.05) -> list[Record]:
         """Up to `n` records; waits `timeout` seconds for the first one only."""
@@ -495,7 +503,16 @@ class Broker:
     def settings(self) -> dict[str, str]:
         """The settings of one broker, as it says itself."""
         nodes = self._admin.list_topics(timeout=10).brokers
-        resource = ConfigResource(ResourceType.BROKER, str(next(iter(nodes))))
+        return self._described(ConfigResource(ResourceType.BROKER, str(next(iter(nodes)))))
+
+    def topic_settings(self, name: str) -> dict[str, str]:
+        """The settings of one topic; raises `BrokerTrouble` if they are not to be had."""
+        try:
+            return self._described(ConfigResource(ResourceType.TOPIC, name))
+        except KafkaException as error:
+            raise _trouble(error, f"the settings of {name}") from error
+
+    def _described(self, resource: ConfigResource) -> dict[str, str]:
         found = self._admin.describe_configs([resource])[resource].result(10)
         return {name: str(entry.value) for name, entry in found.items()}
 

@@ -24,7 +24,7 @@ from freerun.wire import MARK, Part
 AT_SOURCE = ("malformed", "quarantined", "pre_start", "dropped")
 IN_TOPIC = (
     "assembled", "gap", "broken", "given_up", "after_give_up", "off_roster", "quarantined_topic",
-    "late", "stale", "duplicate",
+    "late", "stale", "duplicate", "forgotten",
 )  # fmt: skip
 LOSSES = ("malformed", "quarantined", "dropped", "gap", "broken", "given_up", "after_give_up",
           "off_roster", "quarantined_topic", "late", "superseded", "failed")  # fmt: skip
@@ -126,6 +126,7 @@ class SourceAccount:
             unclosed = sum(rows for k, (_, rows) in life.open.items() if k >= behind)
             sums["read"] += life.total("read") - told + late + unclosed
             sums["unclosed"] += unclosed + late - min(late, told)
+        sums["read"] += self.counts["by_header"]
         for name in ("read", *AT_SOURCE, "lost", "unclosed"):
             self.counts[name] = sums[name]
         copies = self.counts["duplicate"] + self.counts["stale"] - self.counts["twice"]
@@ -145,10 +146,16 @@ class Account:
     seen: set[int] = field(default_factory=set)
     assembled: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
     why: dict[str, Counter[str]] = field(default_factory=dict)
+    raw_from: int | None = None
+    """Of slices before this one raw data are not kept: the headers of their results stand in."""
+    unknown: list[str] = field(default_factory=list)  # what cannot be known (any more), as said
+    forgotten: set[int] = field(default_factory=set)  # slices whose results are deleted
 
     def __post_init__(self) -> None:
+        if self.raw_from is None:
+            self.raw_from = self.first
         for account in self.sources.values():
-            account.first, account.last = self.first, self.last
+            account.first, account.last = self.raw_from, self.last
 
     def bundle(self, bundle: Bundle) -> None:
         """What the assembler, run again over the raw topic, says of a slice."""
@@ -180,6 +187,8 @@ class Account:
         self.slices["complete" if info["complete"] and not info["failed"] else "incomplete"] += 1
         self.events["built"] += int(info["n_events"])
         self.events["published"] += published
+        if self.raw_from is not None and k < self.raw_from:
+            self._by_header(k, info)
         for source, mine in info["sources"].items():
             account = self.sources[source].counts
             rows, total = self.assembled.pop((k, source), (None, 0))
@@ -200,13 +209,42 @@ class Account:
             self.sources[source].counts["assembled"] -= rows
             self.sources[source].counts[_WHY.get(absent["why"], "broken")] += rows
 
+    def _by_header(self, k: int, info: Mapping[str, Any]) -> None:
+        """Raw data of the slice are gone: what its header says stands for what was in Kafka."""
+        said: Counter[str] = Counter()
+        for source, mine in info["sources"].items():
+            self.assembled[(k, source)] = (mine["rows"], mine.get("sum", 0))
+            self.sources[source].counts["assembled"] += mine["rows"]
+            said[source] += mine["rows"]
+        for source, absent in info.get("missing", {}).items():
+            said[source] += absent.get("rows", 0)
+            self.assembled[(k, source)] = (absent.get("rows", 0), 0)
+            self.sources[source].counts["assembled"] += absent.get("rows", 0)
+            reason = f"{absent['why']}: {absent.get('detail', '')}"
+            self.why.setdefault(source, Counter())[reason] += 1
+        for source, counts in info.get("counts", {}).items():
+            said[source] += sum(n for name, n in counts.items() if name != "quarantined_records")
+        self.trailing(info.get("counts", {}))
+        for source, rows in said.items():
+            self.sources[source].counts["in_kafka"] += rows
+            self.sources[source].counts["by_header"] += rows
+
+    def forget(self, slices: Iterable[int]) -> None:
+        """Results of these slices are kept nowhere: nothing is said of them."""
+        for k in slices:
+            self.forgotten.add(k)
+            for source, account in self.sources.items():
+                rows, _ = self.assembled.pop((k, source), (0, 0))
+                account.counts["assembled"] -= rows
+                account.counts["forgotten"] += rows
+
     def stored(self, events: int) -> None:
         self.events["stored"] += events
 
     def verdict(self) -> dict[str, Any]:
         """The account as JSON: totals, gaps with their names, and whether it closes."""
         n = self.last - self.first + 1
-        missing = n - len(self.seen)
+        missing = n - len(self.seen) - len(self.forgotten)
         gaps = list(self.gaps)
         if missing:
             gaps.append(f"{missing} of {n} slices have no result")
@@ -236,6 +274,7 @@ class Account:
                                      "processed", "failed", "hits", "other", "masked", "unknown",
                                      "in_events", "unassigned", "shared", "lost")},
                 "live_fraction": c["live_slices"] / n if n else 1.0,
+                "live_slices": c["live_slices"],
                 "losses": named,
                 "why": dict(self.why.get(source, {})),
             }  # fmt: skip
@@ -247,12 +286,20 @@ class Account:
         return {
             "ok": not gaps,
             "gaps": gaps[:50],
+            "unknown": list(self.unknown),
             "slices": {"expected": n, "complete": self.slices["complete"],
                        "incomplete": self.slices["incomplete"], "missing": missing},
             "events": {x: e[x] for x in ("built", "published", "stored")},
             "sources": per_source,
             "losses": sum(sum(s["losses"].values()) for s in per_source.values()),
         }  # fmt: skip
+
+
+def not_computed(first: int, last: int, why: str, tries: int) -> dict[str, Any]:
+    """The verdict on a run whose account could not be made."""
+    verdict = Account(first, last, {}).verdict()
+    return verdict | {"ok": False, "gaps": [f"the ledger could not be computed ({tries} tries): "
+                                            f"{why}"]}  # fmt: skip
 
 
 def total(verdict: Mapping[str, Any], names: Iterable[str]) -> int:
@@ -269,7 +316,10 @@ def line(verdict: Mapping[str, Any]) -> str:
     for source, account in verdict["sources"].items():
         for name, n in account["losses"].items():
             named[f"{name} {source}"] = n
+    what = ", ".join(f"{n} {name}" for name, n in named.items())
+    if verdict.get("unknown"):
+        more = f"; named: {what}" if named else ""
+        return f"LEDGER closed as far as can be known ({len(verdict['unknown'])} not){more}"
     if not named:
         return "LEDGER closed: every word read is accounted for, none lost, none twice"
-    what = ", ".join(f"{n} {name}" for name, n in named.items())
     return f"LEDGER closed; named: {what}"

@@ -14,8 +14,11 @@ from typing import Any
 from freerun.slices import slice_of
 
 LEAD_NS = 2_000_000_000  # an entry holds from the first slice that starts this much later
-VOID_NS = 500_000_000  # an entry in the log later than this before its slice is void
-DECIDED_NS = 1_000_000_000  # a plan read to its end decides slices up to this much ahead
+VOID_NS = 1_000_000_000  # an entry in the log later than this before its slice is void
+# A plan read to its end decides slices up to this much ahead. What is decided cannot change: an
+# entry that is not void comes to the log earlier, and the clocks of broker and reader may differ
+# by the rest.
+DECIDED_NS = 500_000_000
 HOST, DATA = "host", "data"  # what a run's clock is
 
 
@@ -170,6 +173,14 @@ class Plan:
 
     def run(self, number: int) -> Run | None:
         return next((r for r in self.runs() if r.number == number), None)
+
+    def told_ms(self, run: Run) -> int:
+        """The broker's time from which on records may be of this run. An entry before its start
+        may have named its first slice: of a run that was stopped before it began."""
+        return min(
+            (e.time_ms for e in self.entries if e.kind != "give_up" and e.from_slice >= run.first),
+            default=run.start.time_ms,
+        )
 
     def next_border(self, k: int, source: str) -> tuple[int, int | None] | None:
         """The first interval `[first, end)` at or after slice `k` in which `source` is on the

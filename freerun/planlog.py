@@ -11,12 +11,16 @@ from freerun.topics import Topics
 
 class PlanLog:
     """Follows the plan. `plan.read_at_ns` is the host time at which its end was last asked for
-    and then reached."""
+    and then reached.
 
-    def __init__(self, address: str, topics: Topics, name: str) -> None:
+    `wait_ms`: how long the broker holds an empty answer, and so how long a new entry may stop the
+    one who polls.
+    """
+
+    def __init__(self, address: str, topics: Topics, name: str, wait_ms: int = 250) -> None:
         self.plan = Plan()
         self._where = (topics.plan, 0)
-        self._reader = Reader(address, f"{name}.plan", queue_mb=4, fetch_wait_ms=100)
+        self._reader = Reader(address, f"{name}.plan", queue_mb=4, fetch_wait_ms=wait_ms)
         self._reader.assign({self._where: BEGINNING})
         self._ends = Ends(address, f"{name}.plan.end")
         self._position = 0

@@ -72,8 +72,8 @@ EVENT = (
                                       "4 first hit 5 majority"),
     Column("t0_err", pa.float32(), "ns", "uncertainty of t0"),
     Column("quality", pa.uint32(), "bits", "1 slice incomplete, 2 truncated, 4 shared hits, "
-           "8 pile-up, 16 near masked channel, 32 clock not locked, 64 closed by timeout, "
-           "128 calibration fallback"),
+           "8 pile-up, 64 slice closed by timeout, 128 a chamber without its own calibration; "
+           "16 and 32 are kept for near a masked channel, clock not locked: never set yet"),
     Column("hit", pa.list_(pa.field("item", HIT_TYPE, nullable=False)), "", "hits of the event"),
     Column("seg", pa.list_(pa.field("item", SEG_TYPE, nullable=False)), "", "track segments"),
     Column("pulse", pa.list_(pa.field("item", PULSE_TYPE, nullable=False)), "", "pulses"),

@@ -24,6 +24,7 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(128 << 20),
+    "MALLOC_ARENA_MAX": "1",  # what one thread lets go is there, and touched, for the others
     "ARROW_DEFAULT_MEMORY_POOL": "system",  # Arrow's own pool gives memory back too eagerly
 }
 

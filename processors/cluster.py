@@ -12,7 +12,7 @@ from distributed import Client
 
 from processors.task import lane_task
 
-GRACE_S = 5.0  # a task may take this much longer than asked before its worker counts as gone
+ASK_S = 0.25  # between two questions to the scheduler who lives: each costs it a millisecond
 
 
 @dataclass
@@ -36,6 +36,9 @@ class Cluster:
         self._numbers = itertools.count()
         self._queues: dict[str, list[Running]] = {}
         self._stuck: dict[str, list[Any]] = {}
+        self._known: list[str] = []  # as the scheduler said last
+        self._ask_at = 0.0
+        self._slow: dict[str, int] = {}  # worker → how often it was thought gone and was not
 
     @property
     def dashboard(self) -> str:
@@ -53,8 +56,12 @@ class Cluster:
         for worker, futures in list(self._stuck.items()):
             if all(f.done() for f in futures):
                 del self._stuck[worker]
-        known = self._client.scheduler_info(n_workers=-1)["workers"]
-        return sorted(w for w in known if w not in self._stuck)
+                self._slow[worker] = self._slow.get(worker, 0) + 1
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._known = list(self._client.scheduler_info(n_workers=-1)["workers"])
+            self._ask_at = now + ASK_S
+        return sorted(w for w in self._known if w not in self._stuck)
 
     def keep_busy(
         self, worker: str, spec: dict[str, Any], partitions: list[int], seconds: float
@@ -81,13 +88,17 @@ class Cluster:
                 out.append((worker, error if error is not None else future.result()))
         return out
 
-    def overdue(self, grace_s: float = GRACE_S) -> list[str]:
-        """Workers whose first task takes too long: whatever the scheduler thinks of them."""
+    def overdue(self, grace_s: float) -> list[str]:
+        """Workers whose first task takes longer than asked by `grace_s`, whatever the scheduler
+        thinks of them. One that came back each time gets twice the grace each time: on a busy
+        machine two workers would else take each other's partitions for ever."""
         now = time.monotonic()
         return [
             worker
             for worker, queue in self._queues.items()
-            if queue and now - queue[0].begun > queue[0].asked_s + grace_s
+            if queue
+            and now - queue[0].begun
+            > queue[0].asked_s + grace_s * 2 ** min(5, self._slow.get(worker, 0))
         ]
 
     def cancel_waiting(self, worker: str) -> None:

@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,6 +28,9 @@ from processors.pipeline import Pipeline, SliceResult
 log = structlog.get_logger()
 
 PLAN_EVERY_S = 0.05
+IDLE_S = 0.1  # … and how long a record is waited for, when none came for long
+QUIET_S = 10.0
+THREADS = 4  # for commits and take-overs
 BATCH = 8  # slices of one partition in one transaction, under backlog
 TRIES = 3  # failures of a kernel before its slice leaves as failed
 BACK_OFF_S = (0.1, 0.3, 1.0, 3.0)
@@ -60,13 +63,15 @@ class Lane:
         self._timeout_ms = timeout_ms
         name = f"{topics.group(pipeline.name)}.lane.{os.getpid()}"
         self._reader = Reader(address, name, group=topics.group(pipeline.name))
-        self._log = PlanLog(address, topics, name)
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="commit")
+        self._log = PlanLog(address, topics, name, wait_ms=100)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="commit")
         self._owners: dict[int, Owner] = {}
         self._source_of = {topics.raw(s): s for s in sources}
         self._again: dict[int, tuple[float, int]] = {}  # partition → not before, tries
         self._kernel_failures: Counter[tuple[int, int]] = Counter()
+        self._lived: dict[int, int] = {}  # partition → slice whose kernels we have survived
         self._plan_at = 0.0
+        self._heard = time.monotonic()  # when a record came last
         self._wanted: set[int] = set()
 
     # ------------------------------------------------------------------ life
@@ -100,6 +105,10 @@ class Lane:
     def plan(self) -> Plan:
         return self._log.plan
 
+    @property
+    def _idle(self) -> bool:
+        return time.monotonic() > self._heard + QUIET_S
+
     def step(self, out: Backlog, end: float) -> None:
         """One turn: plan, records, ready slices, commits. No slice is begun after `end`
         (monotonic s), so that a backlog does not make a task of one second a long one."""
@@ -107,12 +116,14 @@ class Lane:
             if self._log.poll(timeout=1.0):
                 for owner in list(self._owners.values()):
                     self._guarded(owner.p, partial(owner.offer_again, self.plan), out)
-            self._plan_at = time.monotonic() + PLAN_EVERY_S
-            self._take_over_missing(out)
+            self._plan_at = time.monotonic() + (IDLE_S if self._idle else PLAN_EVERY_S)
+            self._take_over_missing(out, end)
             for owner in list(self._owners.values()):
                 self._guarded(owner.p, partial(self._assign, owner), out)
         busy = any(o.committing for o in self._owners.values())
-        records = self._reader.poll(500, 0.005 if busy else 0.03)
+        records = self._reader.poll(500, 0.005 if busy else IDLE_S if self._idle else 0.03)
+        if records:
+            self._heard = time.monotonic()
         for record in records:
             mine = self._owners.get(record.partition)
             if mine is not None:
@@ -164,18 +175,28 @@ class Lane:
 
     # ------------------------------------------------------------------ take-over
 
-    def _take_over_missing(self, out: Backlog) -> None:
-        for p in sorted(self._wanted - set(self._owners)):
-            if time.monotonic() >= self._again.get(p, (0.0, 0))[0]:
-                self._guarded(p, partial(self._take_over, p), out)
+    def _take_over_missing(self, out: Backlog, end: float) -> None:
+        """None is begun after `end`: many partitions and a busy machine are no reason to be
+        thought dead. What is left is for the next task."""
+        now = time.monotonic()
+        due = [p for p in sorted(self._wanted - set(self._owners))
+               if now >= self._again.get(p, (0.0, 0))[0]]  # fmt: skip
+        while due and time.monotonic() < end:
+            some, due = due[:THREADS], due[THREADS:]  # most of it is waiting for the broker
+            begun = {p: self._pool.submit(self._take_over, p) for p in some}
+            for p, done in begun.items():
+                self._guarded(p, partial(self._owned, p, done), out)
 
-    def _take_over(self, p: int) -> None:
+    def _owned(self, p: int, done: Future[Owner]) -> None:
+        self._owners[p] = done.result()
+
+    def _take_over(self, p: int) -> Owner:
         tid = self._topics.lane_id(self._pipeline.name, p)
         transactions = Transactional(self._address, tid, self._timeout_ms)
         try:
-            self._owners[p] = take_over(
+            return take_over(
                 p, self._generation, self._topics, self._pipeline.name, self._sources,
-                self.plan, self._reader, transactions, self._P,
+                self.plan, self._reader, transactions, self._P, alone=BATCH,
             )  # fmt: skip
         except BaseException:
             transactions.close()
@@ -200,7 +221,7 @@ class Lane:
                     continue
                 offset = self._reader.offsets_at([where], first_named[source])[where]
                 resume = Resume(offset, {})
-            owner.assembler.add_source(source, resume)
+            owner.add_source(source, resume)
             self._reader.assign({where: resume.offset})
 
     # ------------------------------------------------------------------ work
@@ -218,21 +239,31 @@ class Lane:
             if bundle is None:
                 break
             results.append(self._compute(owner, bundle))
-            if (owner.p, bundle.k) in self._kernel_failures:
+            if owner.alone or (owner.p, bundle.k) in self._kernel_failures:
                 break  # after a failure one slice at a time
         if results:
             owner.start_commit(results, self._pool, self._reader.group_metadata())
 
     def _compute(self, owner: Owner, bundle: Bundle) -> SliceResult:
         key = (owner.p, bundle.k)
+        lived = self._lived.get(owner.p) == bundle.k
+        ended = owner.tried[1] if owner.tried[0] == bundle.k and not lived else 0
         if self._kernel_failures[key] >= TRIES:
             result = self._pipeline.failed(bundle, f"the kernels failed {TRIES} times")
+        elif ended >= TRIES:
+            log.error("slice_given_up", partition=owner.p, slice=bundle.k, tries=ended)
+            why = f"the kernels ended the process, or did not end, {ended} times"
+            result = self._pipeline.failed(bundle, why)
         else:
+            if owner.alone:
+                owner.announce(bundle.k, ended + 1, self._reader.group_metadata())
             try:
                 result = self._pipeline.process(bundle)
             except Exception:
                 self._kernel_failures[key] += 1
                 raise
+            finally:
+                self._lived[owner.p] = bundle.k  # what fails from here on is not the kernels' doing
         if self._kernel_failures[key] == 0:
             del self._kernel_failures[key]
         return result
@@ -247,13 +278,13 @@ class Lane:
             raise error
         self._again.pop(owner.p, None)
         visible, length = done.result(), self._pipeline.L
-        for result in owner.in_commit:
+        for result in owner.committed_now():
+            self._kernel_failures.pop((owner.p, result.k), None)
             out.slices += 1
             out.words += sum(s["rows"] for s in result.info["sources"].values())
             out.events += int(result.info["n_events"])
             out.failed += result.info["failed"] is not None
             out.delays_ms.append((visible - (result.k + 1) * length) // 1_000_000)
-        owner.in_commit = []
 
     def _newer_generation(self, p: int) -> bool:
         """A fenced producer can also mean a time-out: the committed generation tells."""

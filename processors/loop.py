@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from freerun.heartbeat import Heart
-from freerun.kafka import Outgoing, Publisher, Transactional
+from freerun.kafka import BrokerTrouble, Fenced, Outgoing, Publisher, Transactional
 from freerun.service import Service
 from freerun.slices import slice_of
 from processors.cluster import Cluster
@@ -33,10 +33,12 @@ class Loop:
     def __init__(self, service: Service, pipeline: str) -> None:
         self._service, self._pipeline = service, pipeline
         topics, address = service.topics, service.address
-        self._fence = Transactional(address, f"{topics.group(pipeline)}.loop")
-        self._fence.init()
+        timeouts = service.bench.timeouts
+        self._fence = self._own()
         self._publisher = Publisher(address, f"{topics.group(pipeline)}.loop.news")
-        self._heart = Heart(self._publisher, topics, "loop", pipeline)
+        self._heart = Heart(
+            self._publisher, topics, "loop", pipeline, timeouts.seconds("heartbeat")
+        )
         self._partitions = list(range(service.bench.cluster.partitions))
         self._next: dict[int, int] = {}
         self._totals: Counter[str] = Counter()
@@ -45,12 +47,28 @@ class Loop:
         self._errors = 0
         self._last_error = ""
 
+    def _own(self) -> Transactional:
+        """Fence every earlier loop of this pipeline. Raises `BrokerTrouble` after 30 s."""
+        name = f"{self._service.topics.group(self._pipeline)}.loop"
+        timeout_ms = self._service.bench.timeouts.transaction // 1_000_000
+        out = Transactional(self._service.address, name, timeout_ms)
+        out.init()
+        return out
+
     def _begin(self) -> dict[str, Any]:
         """A new generation, and what its workers must know."""
         record = {"started": "loop", "pipeline": self._pipeline, "pid": os.getpid(),
                   "time_ns": time.time_ns()}  # fmt: skip
         control = self._service.topics.control
-        generation = self._fence.commit([Outgoing(control, 0, json.dumps(record).encode())])[0]
+        while True:
+            try:
+                told = [Outgoing(control, 0, json.dumps(record).encode())]
+                generation = self._fence.commit(told)[0]
+                break
+            except BrokerTrouble as trouble:
+                log.warning("no_generation", error=str(trouble), hint="the broker is away?")
+                self._fence.close()
+                self._fence = self._own()
         args = self._service.args
         log.info("generation", pipeline=self._pipeline, generation=generation)
         return spec_of(args.bench, args.cluster, self._service.bench, self._service.address,
@@ -96,7 +114,7 @@ class Loop:
         mapped: dict[str, list[int]] = {}
         spec: dict[str, Any] = {"generation": -1}
         while not stopping() and cluster.alive:
-            for worker in cluster.overdue():
+            for worker in cluster.overdue(self._service.bench.timeouts.seconds("lane")):
                 log.warning("worker_overdue", worker=worker)
                 cluster.drop(worker)
             live = cluster.workers()
@@ -116,6 +134,8 @@ class Loop:
                     time.sleep(0.2)
                 else:
                     self._account(result)
+                    if result["lost"] and result["generation"] == spec["generation"]:
+                        raise Fenced(f"a later loop of {self._pipeline} has begun: this one ends")
             self._beat(spec, live, cluster.dashboard, "RUNNING" if live else "WAITING")
             time.sleep(0.05)
 

@@ -11,7 +11,7 @@ from freerun.ticks import Clock
 from freerun.wire import CLOSE, Part, write_batch
 from freerun.words import BAD
 from processors.pipeline import Pipeline
-from processors.prepare import prepare
+from processors.prepare import Prepared, prepare
 from processors.results import Tables
 
 
@@ -38,23 +38,26 @@ def fragment_of(
     return Fragment(source, 0, 0, (-1, -1, -1), (-1, -1), [part], [data], int(body.sum()))
 
 
+def prepared_of(
+    pipeline: Pipeline, bench: Bench, start_ns: int, length_ns: int,
+    rows: Mapping[str, tuple[str, Rows, Clock]],
+) -> Prepared:  # fmt: skip
+    """What a builder gets of one interval, its guards included. `rows`: source → schema, rows,
+    clock."""
+    fragments = [
+        fragment_of(name, schema, some, clock, start_ns, length_ns, bench.time.guard)
+        for name, (schema, some, clock) in sorted(rows.items())
+    ]
+    return prepare(
+        start_ns, length_ns, bench.time.guard, fragments, pipeline.setups, pipeline.geometry,
+        pipeline.table, True,
+    )  # fmt: skip
+
+
 def uncut(
     pipeline: Pipeline, bench: Bench, start_ns: int, length_ns: int,
     rows: Mapping[str, tuple[str, Rows, Clock]],
 ) -> Tables:  # fmt: skip
     """The tables of one interval built as a single slice. `rows`: source → schema, rows, clock."""
-    fragments = [
-        fragment_of(name, schema, some, clock, start_ns, length_ns, bench.time.guard)
-        for name, (schema, some, clock) in sorted(rows.items())
-    ]
-    prepared = prepare(
-        start_ns,
-        length_ns,
-        bench.time.guard,
-        fragments,
-        pipeline.setups,
-        pipeline.geometry,
-        pipeline.table,
-        True,
-    )
+    prepared = prepared_of(pipeline, bench, start_ns, length_ns, rows)
     return Tables(prepared, pipeline.builder.build(prepared.rows), True)

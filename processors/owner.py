@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from freerun.assembler import Assembler, Resume
+from freerun.assembler import Assembler, Resume, read_record
 from freerun.errors import Quarantined
 from freerun.kafka import Outgoing, Position, Reader, Record, Transactional
 from freerun.plan import Plan
 from freerun.rows import SCHEMAS
 from freerun.topics import Topics
-from freerun.wire import Part, checksum, read_part, result_headers
+from freerun.wire import Part, checksum, result_headers
 from processors.pipeline import SliceResult
 
 METADATA_VERSION = 1
@@ -45,13 +45,24 @@ class Owner:
     transactions: Transactional
     assembler: Assembler
     committed: dict[str, Resume]  # sources with a committed position that are not read yet
+    stands: list[Position] = field(default_factory=list)  # as committed last
+    alone: int = 0  # slices that still go one at a time, each announced before it is computed
+    tried: tuple[int, int] = (-1, 0)  # the slice announced last, and how often
     waiting: dict[str, deque[Record]] = field(default_factory=dict)  # held, in order
     commit: Future[int] | None = None  # its result: host ns at which the results were visible
     in_commit: list[SliceResult] = field(default_factory=list)
     paused: set[str] = field(default_factory=set)
     highs: dict[tuple[str, int], int] = field(default_factory=dict)
+    _next_stands: list[Position] = field(default_factory=list)
 
     # ---------------------------------------------------------------- records
+
+    def add_source(self, source: str, resume: Resume) -> None:
+        """Begin to read a source, where it was left or (without data) where the plan says."""
+        self.assembler.add_source(source, resume)
+        if not resume.data:
+            state = self.assembler.sources[source].to_json(None)
+            self.stands.append(self._position(source, resume.offset, self.assembler.next, state))
 
     def offer(self, record: Record, source: str, plan: Plan) -> None:
         """Give a record to the assembler; what is held waits here, in order."""
@@ -62,13 +73,7 @@ class Owner:
             self.waiting[source] = deque([record])
 
     def _offer(self, record: Record, source: str, plan: Plan) -> bool:
-        part: Part | Quarantined
-        try:
-            part = read_part(record.headers)
-            if part.source != source:
-                part = Quarantined("source", f"expected {source}, the header says {part.source}")
-        except Quarantined as why:
-            part = why
+        part = read_record(source, record.headers, record.time_ms, plan)
         return self.assembler.offer(source, record.offset, part, record.value, plan)
 
     def offer_again(self, plan: Plan) -> None:
@@ -103,25 +108,46 @@ class Owner:
     def positions(self) -> list[Position]:
         """What is committed with the results: offsets, and in their metadata what to know."""
         return [
-            Position(
-                self.topics.raw(source), self.p, resume.offset,
-                json.dumps({"v": METADATA_VERSION, "g": self.generation,
-                            "next": self.assembler.next, **resume.data}, separators=(",", ":")),
-            )
+            self._position(source, resume.offset, self.assembler.next, resume.data)
             for source, resume in self.assembler.positions().items()
-        ]  # fmt: skip
+        ]
+
+    def _position(
+        self, source: str, offset: int, following: int, data: Mapping[str, Any]
+    ) -> Position:
+        metadata = {"v": METADATA_VERSION, "g": self.generation, "next": following, **data}
+        text = json.dumps(metadata, separators=(",", ":"))
+        return Position(self.topics.raw(source), self.p, offset, text)
 
     def start_commit(
         self, results: Sequence[SliceResult], pool: ThreadPoolExecutor, group: Any
     ) -> None:
         records, positions = self.outgoing(results), self.positions()
-        self.in_commit = list(results)
+        self.in_commit, self._next_stands = list(results), positions
 
         def work() -> int:
             self.transactions.commit(records, positions, group)
             return time.time_ns()
 
         self.commit = pool.submit(work)
+
+    def committed_now(self) -> list[SliceResult]:
+        """The commit in flight went well; returns what it was of."""
+        done, self.in_commit = self.in_commit, []
+        self.stands, self.alone = self._next_stands, max(0, self.alone - len(done))
+        return done
+
+    def announce(self, k: int, times: int, group: Any) -> None:
+        """Write down, before it is computed, that slice `k` is tried: should it end the process,
+        the next owner knows. Positions stay where they are."""
+        positions = [
+            pos._replace(metadata=json.dumps({**json.loads(pos.metadata), "g": self.generation,
+                                              "try": [k, times]}, separators=(",", ":")))
+            for pos in self.stands
+        ]  # fmt: skip
+        if positions:
+            self.transactions.commit([], positions, group)
+            self.tried = k, times
 
     @property
     def committing(self) -> bool:
@@ -130,13 +156,20 @@ class Owner:
 
 def take_over(
     p: int, generation: int, topics: Topics, pipeline: str, sources: Sequence[str],
-    plan: Plan, reader: Reader, transactions: Transactional, partitions: int,
+    plan: Plan, reader: Reader, transactions: Transactional, partitions: int, alone: int = 0,
 ) -> Owner:  # fmt: skip
-    """Fence the old owner, then read its position. Raises `Outdated` for a later generation."""
+    """Fence the old owner, then read its position. Raises `Outdated` for a later generation.
+
+    The first `alone` slices are to go one at a time: among them is what ended the old owner, if
+    it was a slice.
+    """
     places = [(topics.raw(s), p) for s in sources]
+
+    stands: list[Position] = []
 
     def committed() -> dict[str, tuple[int, dict[str, Any]]]:
         found = reader.committed(places)
+        stands[:] = found.values()
         data = {t: (pos.offset, json.loads(pos.metadata)) for (t, _), pos in found.items()}
         newest = max((d["g"] for _, d in data.values()), default=-1)
         if newest > generation:
@@ -157,4 +190,6 @@ def take_over(
         for s in sources
         if topics.raw(s) in data
     }
-    return Owner(p, generation, topics, pipeline, transactions, assembler, resumes)
+    tried = max((tuple(d["try"]) for _, d in data.values() if "try" in d), default=(-1, 0))
+    return Owner(p, generation, topics, pipeline, transactions, assembler, resumes, stands,
+                 alone, tried)  # fmt: skip

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from freerun import __version__
 from freerun.assembler import BROKEN, CLOSED, Bundle, Fragment, Missing
+from freerun.builder import BY_TIMEOUT as BY_TIME
 from freerun.builder import Builder, Events, HitRows, MarkRows, PulseRows, SliceRows, no_rows
 from freerun.config.geometry import Geometry
 from freerun.errors import Quarantined
@@ -47,6 +48,7 @@ class Pipeline:
     def process(self, bundle: Bundle) -> SliceResult:
         """Build one slice. A fragment whose content is no good makes its source BROKEN."""
         fragments, missing = list(bundle.fragments), dict(bundle.missing)
+        cut = _cut(fragments)
         while True:
             try:
                 prepared = prepare(
@@ -57,7 +59,7 @@ class Pipeline:
                     self.setups,
                     self.geometry,
                     self.table,
-                    not missing,
+                    not missing and not cut,
                 )
                 break
             except Quarantined as why:
@@ -88,7 +90,9 @@ class Pipeline:
         self, bundle: Bundle, fragments: list[Fragment], missing: dict[str, Missing],
         prepared: Prepared, events: Events,
     ) -> SliceResult:  # fmt: skip
-        tables = Tables(prepared, events, not missing)
+        if any(f.parts[-1].flags & BY_TIMEOUT for f in fragments):
+            events.quality = events.quality | np.uint32(BY_TIME)
+        tables = Tables(prepared, events, not missing and not _cut(fragments))
         info = self._info(bundle, fragments, missing, prepared, tables, events.overflow)
         bodies = tables.bodies()
         records = [
@@ -132,7 +136,7 @@ class Pipeline:
             "code": __version__,
             "failed": None,
             "n_events": tables.events.num_rows,
-            "complete": not missing,
+            "complete": not missing and not _cut(fragments),
             "by_timeout": by_timeout,
             "overflow": overflow,
             "sources": sources,
@@ -141,6 +145,11 @@ class Pipeline:
             },
             "counts": {s: dict(c) for s, c in bundle.counts.items()},
         }
+
+
+def _cut(fragments: list[Fragment]) -> bool:
+    """Did a source drop payload of the slice, or of the rows that are its guard?"""
+    return any(f.close.get("cut") for f in fragments)
 
 
 def _empty(k: int, length_ns: int, guard_ns: int) -> Prepared:

@@ -58,5 +58,5 @@ def lane_of(spec: dict[str, Any]) -> Lane:
     sources = bench.sources_of(bench.pipeline(spec["pipeline"]))
     return Lane(
         spec["address"], Topics(spec["system"]), pipeline, sources,
-        bench.cluster.partitions, spec["generation"],
+        bench.cluster.partitions, spec["generation"], bench.timeouts.transaction // 1_000_000,
     )  # fmt: skip

@@ -3,8 +3,9 @@
 A lane is one board and one kind of word. A lane that falls silent is carried along by the others,
 `hold` behind them, so that a rare kind of word does not stop the slices.
 
-Where nothing else tells an impossible time (recorded data), the newest time of a lane is the middle
-one of its last few words: an odd one out then promises nothing.
+The newest time of a lane is the middle one of its last few words: an odd one out, seconds ahead
+but not yet impossible, then promises nothing. A lane with fewer than three words may hold the
+promise back but does not carry it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Promises:
         self._few = few
         self._last: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         self._newest: dict[tuple[int, int], int] = {}
+        self._sure: set[tuple[int, int]] = set()
 
     def see(
         self,
@@ -38,7 +40,11 @@ class Promises:
         for lane in np.unique(lanes):
             key, mine = divmod(int(lane), 256), ticks[lanes == lane]
             newest = int(mine.max()) if self._few == 1 else self._middle(key, mine)
-            self._newest[key] = max(newest, self._newest.get(key, newest))
+            if key in self._sure:
+                newest = max(newest, self._newest[key])
+            elif self._few == 1 or len(self._last[key]) > 2:
+                self._sure.add(key)
+            self._newest[key] = newest
 
     def _middle(self, key: tuple[int, int], ticks: npt.NDArray[np.int64]) -> int:
         """The middle time (of two, the earlier) of the lane's last few words."""
@@ -47,11 +53,10 @@ class Promises:
         return int(np.sort(last)[(len(last) - 1) // 2])
 
     def promise(self, now_tick: int | None = None) -> int | None:
-        """Nothing earlier than this will follow; None before the first row."""
-        if not self._newest:
+        """Nothing earlier than this will follow; None while nothing is sure."""
+        if not self._sure:
             return None if now_tick is None else now_tick - self._hold - self._default
-        sure = [t for key, t in self._newest.items() if self._few == 1 or len(self._last[key]) > 2]
-        newest = max(sure) if sure else min(self._newest.values())
+        newest = max(self._newest[lane] for lane in self._sure)
         if now_tick is not None:
             newest = max(newest, now_tick)
         return min(

@@ -52,12 +52,29 @@ class OpenSlice:
     rows: int = 0
     parts: int = 0
     sum: int = 0
+    cut: bool = False  # payload of it was dropped
 
 
 def first_slice(planned: int, host_ns: int, data_ns: int | None, length: int) -> int:
     """Where a source begins that was not there in time: two slices behind the later of host time
     and the time of its first data, because a host's clock may be behind that of the device."""
     return max(planned, max(host_ns, data_ns or 0) // length + 2)
+
+
+def first_whole(
+    first: int, began_ns: int, host_ns: int, data_ns: int, length: int, guard: int, early: int
+) -> int:
+    """The first slice that is seen from its start on, guard included, by who has read since host
+    time `began_ns` and now, at `host_ns`, has data of `data_ns`: `first`, or a later one.
+
+    Data from the host's future say that its clock is behind: it has then begun so much later. A
+    source that is merely quiet has begun in time. `early` is how long before `first` reading was
+    to begin; of what a block may be behind, some of it is kept as a margin.
+    """
+    behind = max(0, data_ns - host_ns)
+    if began_ns + behind <= first * length - guard - min(early, length - guard) // 2:
+        return first
+    return first_slice(first, host_ns, data_ns, length)
 
 
 class Sequencer:
@@ -80,6 +97,7 @@ class Sequencer:
         self._late_number = 0
         self._open: dict[int, OpenSlice] = {}
         self._before: list[Chunk] = []  # rows of the slice before `next`, near its end
+        self._cut_before = False  # was payload of that one dropped?
 
     # -------------------------------------------------------------- intervals
 
@@ -91,6 +109,7 @@ class Sequencer:
         self.first, self.next, self.end = first, first, end
         self._open.clear()
         self._before.clear()
+        self._cut_before = False
         return self._marks(first)
 
     def border(self, end: int | None) -> None:
@@ -153,8 +172,13 @@ class Sequencer:
         out: list[Out] = []
         start = self.next * self.L
         ks = self.next + self.clock.ps_since(ticks, start) // (self.L * 1000)
-        for k in np.unique(ks).tolist():
+        lowest, highest = int(ks.min()), int(ks.max())
+        # a block reaches into a slice or two: to look at each is cheaper than to sort the numbers
+        few = highest - lowest < 16
+        for k in range(lowest, highest + 1) if few else np.unique(ks).tolist():
             which = ks == k
+            if not which.any():
+                continue
             if self.end is not None and k > self.end:
                 continue  # beyond the stop: nobody's; the slice behind it is the last one's guard
             some, at = self.codec.take(rows, which), ticks[which]
@@ -175,7 +199,13 @@ class Sequencer:
     def _store(self, k: int, chunk: Chunk) -> None:
         if self.end is not None and k > self.end:
             return
-        self._open.setdefault(k, OpenSlice()).chunks.append(chunk)
+        current = self._open.setdefault(k, OpenSlice())
+        if self.dropping and k > self.next and k != self.end:
+            # of slices to come, too: a promise may stand still for long
+            self.totals["dropped"] += len(chunk.rows)
+            current.cut = True
+        else:
+            current.chunks.append(chunk)
 
     def _late(self, k: int, rows: Rows) -> list[Out]:
         if self.dropping:
@@ -232,6 +262,7 @@ class Sequencer:
 
     def _drop(self, current: OpenSlice) -> None:
         self.totals["dropped"] += sum(len(c.rows) for c in current.chunks)
+        current.cut |= bool(current.chunks)
         current.chunks.clear()
 
     def _rows_per_part(self, current: OpenSlice) -> int:
@@ -289,6 +320,10 @@ class Sequencer:
             "lost": self.totals["lost"] + self.lost,
             "sum": (current.sum + self.codec.checksum(rows)) & 0xFFFFFFFF,
         }
+        # rows of the slices beside it are its guards
+        if current.cut or self._cut_before or after_from.cut:
+            close["cut"] = 1
+        self._cut_before = current.cut
         everything = self.codec.concat([r for r in (rows, before, after) if len(r)])
         body = write_batch(self.codec.batch(everything))
         flags = CLOSE | (BY_TIMEOUT if by_timeout else 0)

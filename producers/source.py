@@ -14,26 +14,30 @@ from freerun import words
 from freerun.compacted import newest
 from freerun.config.sources import Source
 from freerun.driver import Block, Driver
+from freerun.errors import EnvironmentProblem
 from freerun.heartbeat import Heart
 from freerun.kafka import Publisher
 from freerun.plan import DATA
-from freerun.planlog import PlanLog
 from freerun.rows import WordCodec, codec
 from freerun.service import Service
 from freerun.slices import slice_of
 from freerun.ticks import Clock
+from producers.following import PlanFollower
 from producers.promise import Promises
 from producers.sender import PartSender
-from producers.sequencer import Sequencer, first_slice
+from producers.sequencer import Sequencer, first_whole
+from producers.spool import Spool
 
 log = structlog.get_logger()
 
 PLAN_EVERY_S = 0.1
 EARLY_NS = 300_000_000  # reading for a run begins this long before its first slice
-FEW_WORDS = 9  # recorded words whose middle time is the lane's: odd ones move nothing
+FEW_WORDS = 9  # words whose middle time is the lane's: odd ones move nothing
 OPEN_BYTES = 512 << 20  # rows of open slices in memory; beyond it payload is dropped and counted
 MARKER = 254  # a lane of its own in the promise: hits of channels that are no detectors
 ERROR_AFTER = 10_000  # impossible times in a row before the source says ERROR
+WAITING = {"SPOOLING", "DROPPING"}  # states in which the broker does not take its data
+FLUSH_S = 10.0  # for what is on its way when the source is stopped
 
 
 @dataclass
@@ -65,12 +69,20 @@ class SourceProcess:
         self._service, self._source, self._driver = service, source, driver
         bench, topics, name = service.bench, service.topics, source.id
         self._L, self._P, self._G = bench.time.slice, bench.cluster.partitions, bench.time.guard
-        known = newest(service.address, topics.state).get(f"source/{name}", {})
-        self.inc = max(time.time_ns() // 1_000_000, int(known.get("inc", 0)) + 1)
+        spool = Spool(service.data / ".freerun" / "spool" / name, topics.raw(name))
+        self.inc = max(time.time_ns() // 1_000_000, _last_life(service, name) + 1)
         self._publisher = Publisher(service.address, f"{topics.system}.source.{name}")
-        self._heart = Heart(self._publisher, topics, "source", name)
-        self._log = PlanLog(service.address, topics, f"{topics.system}.source.{name}")
-        self._sender = PartSender(service.address, topics.raw(name), f"{topics.system}.raw.{name}")
+        self._heart = Heart(
+            self._publisher, topics, "source", name, bench.timeouts.seconds("heartbeat")
+        )
+        self._log = PlanFollower(
+            service.address, topics, f"{topics.system}.source.{name}", PLAN_EVERY_S
+        )
+        self._sender = PartSender(
+            service.address, topics.raw(name), f"{topics.system}.raw.{name}", spool=spool
+        )
+        self._sent = 0, time.monotonic()  # bytes, at the last heartbeat
+        self._said = ""  # its state
         self._sequencer: Sequencer | None = None
         self._clock: Clock | None = None
         self._promise: int | None = None
@@ -78,7 +90,7 @@ class SourceProcess:
         self._bytes = 0
         self._malformed = self._lost = 0  # as the driver said last
         self._malformed_before = self._lost_before = 0
-        self._fresh = False  # armed, and nothing read yet
+        self._began_ns = 0  # host time of the first reading for this interval
         self._ended = False
         self._data_clock = False
 
@@ -87,17 +99,16 @@ class SourceProcess:
     def run(self, stopping: Callable[[], bool]) -> None:
         self._driver.open()
         try:
-            plan_at = 0.0
             while not stopping():
-                if time.monotonic() >= plan_at:
+                if self._log.news():
                     self._follow_plan()
-                    plan_at = time.monotonic() + PLAN_EVERY_S
                 self._turn()
                 self._sender.poll()
                 self._beat()
         finally:
             self._driver.close()
-            self._sender.flush(10)
+            self._sender.close(FLUSH_S)
+            self._log.close()
             self._heart.beat("STOPPED", **self._counters())
             self._publisher.flush(2)
 
@@ -106,7 +117,7 @@ class SourceProcess:
             time.sleep(0.02)  # recorded data can wait for the broker: nothing is dropped
         elif not self._armed or self._is_early():
             self._driver.skip()  # a live device is emptied, so that nothing old waits in it
-            time.sleep(0.02)
+            time.sleep(0.05)
         else:
             block = self._driver.read()
             if block is not None:
@@ -121,16 +132,15 @@ class SourceProcess:
         s = self._sequencer
         assert s is not None and s.first is not None
         early = s.first * self._L - EARLY_NS
-        return not self._data_clock and s.next == s.first and time.time_ns() < early
+        return not (self._data_clock or self._began_ns) and time.time_ns() < early
 
     def _take(self, block: Block) -> None:
         s, clock = self._sequencer, self._clock
         if s is None or clock is None:
             return
         self._malformed, self._lost = block.malformed, block.lost
-        if self._fresh and len(block.rows):
+        if not self._data_clock and s.first is not None and s.next == s.first:
             self._begin_later_if_late(block, s, clock)
-            self._fresh = False
         s.dropping = self._sender.full or s.open_bytes > OPEN_BYTES
         s.malformed = block.malformed - self._malformed_before
         s.lost = block.lost - self._lost_before
@@ -173,13 +183,17 @@ class SourceProcess:
         """The first slice must be seen from its start on. A host whose clock is behind that of
         the device comes too late for it: then the source begins two slices behind its data.
         """
-        if self._data_clock or s.first is None:
-            return
+        assert s.first is not None
+        host = time.time_ns()
+        self._began_ns = self._began_ns or host
         ticks, kind = s.codec.times(block.rows, self._reference(s, clock))
-        ticks = ticks[kind != words.BAD]
-        if not len(ticks) or clock.ns(int(ticks.min())) < s.first * self._L:
+        ticks = np.sort(ticks[kind != words.BAD])
+        middle = int(ticks[len(ticks) // 2]) if len(ticks) > 2 else None  # an odd one says nothing
+        known = (middle, block.promise, self._promises.promise(None))
+        data = clock.ns(max((t for t in known if t is not None), default=clock.tick_at(host)))
+        first = first_whole(s.first, self._began_ns, host, data, self._L, self._G, EARLY_NS)
+        if first == s.first:
             return
-        first = first_slice(s.first, time.time_ns(), clock.ns(int(ticks.max())), self._L)
         log.warning(
             "begins_later", source=self._source.id, planned=s.first, first=first,
             hint="its first data are later than its first slice: look at the clocks",
@@ -210,8 +224,6 @@ class SourceProcess:
     # ------------------------------------------------------------------ plan
 
     def _follow_plan(self) -> None:
-        if not self._log.poll(timeout=0.5):
-            return
         plan, name = self._log.plan, self._source.id
         now = slice_of(time.time_ns(), self._L)
         s = self._sequencer
@@ -251,10 +263,9 @@ class SourceProcess:
         self._clock = clock
         self._windows = Windows.of(source, clock)
         late = self._windows.late
-        few = FEW_WORDS if self._data_clock else 1
-        self._promises = Promises(late, max(late.values()), self._windows.hold, few)
+        self._promises = Promises(late, max(late.values()), self._windows.hold, FEW_WORDS)
         self._malformed_before, self._lost_before = self._malformed, self._lost
-        self._fresh = True
+        self._began_ns = 0
         if self._sequencer is None:
             self._sequencer = Sequencer(
                 source.id, self.inc, codec(driver.schema), clock, self._L, self._P, self._G
@@ -267,8 +278,18 @@ class SourceProcess:
     # ------------------------------------------------------------------ heartbeat
 
     def _beat(self) -> None:
-        if self._heart.due(self._state()):
-            self._heart.beat(self._state(), **self._counters())
+        state = self._state()
+        if not self._heart.due(state):
+            return
+        counters = self._counters()
+        if state != self._said and WAITING & {state, self._said}:
+            log.warning(
+                state.lower() if state in WAITING else "caught_up", source=self._source.id,
+                bytes=counters["spool"], left_s=counters["spool_left_s"],
+                dropped=counters["dropped"],
+            )  # fmt: skip
+        self._said = state
+        self._heart.beat(state, **counters)
 
     def _state(self) -> str:
         s = self._sequencer
@@ -276,6 +297,8 @@ class SourceProcess:
             return "ERROR"
         if self._sender.full:
             return "DROPPING"
+        if self._sender.spooling:
+            return "SPOOLING"
         if s is not None and s.first is not None:
             return "RUNNING"
         return "ENDED" if self._ended else "READY"
@@ -295,14 +318,37 @@ class SourceProcess:
             "closed": self._sender.acked_close,
             "read": self._read,
             "read_bytes": self._bytes,
-            "spool": self._sender.waiting_bytes,
+            "spool": self._sender.backlog_bytes,
+            "spool_disk": self._sender.spool_bytes,
+            "spool_left_s": self._seconds_left(),
+            "spooled": self._sender.spooled_rows,
             "promise_age_s": age,
             "anchor": self._driver.estimate_anchor(),
             "domain": self._source.domain,
             "late": s.totals["late"] if s else 0,
             "quarantined": s.totals["quarantined"] if s else 0,
             "malformed": s.totals["malformed"] + s.malformed if s else 0,
-            "dropped": s.totals["dropped"] if s else 0,
+            "dropped": (s.totals["dropped"] if s else 0) + self._sender.refused_rows,
             "ended": self._ended,
             "error": "",
         }
+
+    def _seconds_left(self) -> float | None:
+        """Until payload is dropped, if the broker took nothing from now on, at the rate of now."""
+        (before, since), now = self._sent, time.monotonic()
+        self._sent = self._sender.sent_bytes, now
+        rate = (self._sender.sent_bytes - before) / max(now - since, 1e-3)
+        return self._sender.room() / rate if rate > 0 else None
+
+
+def _last_life(service: Service, name: str) -> int:
+    """The last known incarnation of a source. Without a broker there is nothing a source can do:
+    it waits for one."""
+    while True:
+        try:
+            known = newest(service.address, service.topics.state).get(f"source/{name}", {})
+            return int(known.get("inc", 0))
+        except EnvironmentProblem as problem:
+            if service.stopping.is_set():
+                raise
+            log.warning("no_broker", source=name, error=str(problem), hint="waiting for it")

@@ -78,8 +78,9 @@ class Lab:
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
-    def start_sources(self) -> None:
-        for source in self.bench.sources:
+    def start_sources(self, *names: str) -> None:
+        """Those named; all if none is."""
+        for source in (s for s in self.bench.sources if not names or s.id in names):
             driver = make_driver(self.bench, source, "data")
             process = SourceProcess(self.service, source, driver)
             self.in_thread(process.run, self.stopping)

@@ -36,6 +36,7 @@ class StandInChamber:
     t_max_ps: int = 390_000
     trigger_latency_ps: int = 500_000
     t0_correction_ps: int = 0
+    calibrated: bool = True
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from make_rows import (
 )
 
 from freerun import config
-from freerun.builder import FPGA, MEAN_TIMER, SCINTILLATOR, MarkRows, SliceRows
+from freerun.builder import FALLBACK, FPGA, MEAN_TIMER, SCINTILLATOR, MarkRows, SliceRows
 from freerun.errors import ConfigError
 from freerun.simulation import TelescopeConfig, block_truth
 from processors.builders import merge, patterns, segments, suppress
@@ -466,3 +466,13 @@ def test_a_burst_is_not_quadratic() -> None:
         seconds.append(time.process_time() - begin)
         assert events.overflow > 0
     assert seconds[1] < 12 * seconds[0]
+
+
+def test_events_of_a_chamber_without_its_own_constants_say_so() -> None:
+    s, _ = one_muon()
+    for known in (True, False):
+        chambers = tuple(replace(c, calibrated=known or c.det_index != 2)
+                         for c in geometry().chambers)  # fmt: skip
+        events = DriftTubes(DriftTubes.Config(), replace(geometry(), chambers=chambers)).build(s)
+        assert 2 in events.seg["det"]
+        assert (events.quality & FALLBACK).tolist() == [0 if known else FALLBACK]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
 
-from freerun.kafka import Broker, Outgoing, Reader, Sender
+from freerun.kafka import BEGINNING, Broker, Outgoing, Publisher, Reader, Record, Sender
 from freerun.topics import Topic
 
 
@@ -50,3 +51,29 @@ def test_offsets_at_a_time(broker: str, installation: str) -> None:
             reader.close()
     finally:
         admin.delete([topic])
+
+
+def test_a_partition_that_was_paused_and_let_go_is_read_when_it_is_taken_again(
+    broker: str, installation: str
+) -> None:
+    """librdkafka keeps the pause over an assignment; a new owner knows nothing of it."""
+    topic = Topic(f"{installation}.paused", 1, {})
+    Broker(broker).create([topic])
+    where = (topic.name, 0)
+    publisher = Publisher(broker, "test")
+    publisher.publish(topic.name, b"here")
+    assert publisher.flush() == 0
+    reader = Reader(broker, "test")
+    try:
+        reader.assign({where: BEGINNING})
+        reader.pause([where])
+        reader.unassign([where])
+        reader.assign({where: BEGINNING})
+        end = time.monotonic() + 30
+        got: list[Record] = []
+        while not got and time.monotonic() < end:
+            got = reader.poll(10, 0.1)
+        assert [r.value for r in got] == [b"here"]
+    finally:
+        reader.close()
+        Broker(broker).delete([topic.name])

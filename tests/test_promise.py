@@ -97,17 +97,44 @@ def test_of_few_words_the_middle_counts_so_odd_ones_move_nothing(odd: int) -> No
     assert after is not None and abs(after - before) <= 20 + HOLD
 
 
+@pytest.mark.parametrize("at", range(12))
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_one_word_in_the_future_pushes_nobody_ahead(at: int, blocks: int) -> None:
+    """Wherever it comes, also as the first word of all, and in a lane of its own: whoever sends
+    in time is never behind the promise."""
+    for lane in ((0, 0), (1, 1)):
+        promises = Promises(WINDOWS, DEFAULT, HOLD, few=9)
+        words = [((0, 0), 10 * i) for i in range(12)]
+        words.insert(at, (lane, 10**9))
+        for i in range(0, len(words), blocks):
+            see(promises, words[i : i + blocks])
+            told, now = promises.promise(10 * i), promises.promise()
+            assert told is not None and told <= 10 * (i + blocks)
+            assert now is None or now <= 10 * (i + blocks)
+    told = promises.promise(10_000)
+    assert told == 10_000 - HOLD - WINDOWS[0], "and it goes on"
+
+
 @SOME
-@given(st.lists(st.lists(st.integers(-1000, 100_000), min_size=1, max_size=30), min_size=1))
+@given(
+    st.lists(st.lists(st.integers(-1000, 100_000), min_size=1, max_size=30), min_size=1),
+    st.booleans(),
+)
 def test_the_middle_of_the_last_few_words_is_never_ahead_of_the_newest(
-    blocks: list[list[int]],
+    blocks: list[list[int]], live: bool
 ) -> None:
     plain, careful = Promises(WINDOWS, DEFAULT, HOLD), Promises(WINDOWS, DEFAULT, HOLD, few=9)
     last: int | None = None
-    for block in blocks:
+    seen = 0
+    for now, block in enumerate(blocks):
         for promises in (plain, careful):
             see(promises, [((0, 0), t) for t in block])
-        told, most = careful.promise(), plain.promise()
-        assert told is not None and most is not None and told <= most
-        assert last is None or told >= last
-        last = told
+        seen += len(block)
+        clock = 100 * now if live else None
+        told, most = careful.promise(clock), plain.promise(clock)
+        assert (told is None) == (seen < 3 and not live)
+        if told is not None:
+            assert most is not None
+            assert told <= max(most, 100 * now - HOLD - DEFAULT if live else most)
+            assert last is None or told >= last
+            last = told

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import re
+import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from make_sender import FakeKafka, sent_slices
 from make_source import (
     FOREVER,
     SLICE,
@@ -32,13 +38,15 @@ from make_source import (
 import producers.sender
 from controllers.reconcile import Reconciler
 from freerun.assembler import BROKEN, GAP, GIVEN_UP, Bundle
-from freerun.kafka import Outgoing
+from freerun.kafka import BrokerTrouble, Outgoing
 from freerun.ledger import Account, SourceAccount, line
 from freerun.plan import VOID_NS, Plan
 from freerun.slices import first_in, partition
+from freerun.topics import Topics
 from freerun.wire import MARK, Part, read_part
+from processors.lane import TRIES, Backlog, Lane
 from producers.sender import PartSender
-from producers.sequencer import Out, first_slice
+from producers.sequencer import first_slice
 
 SECOND = 1_000_000_000
 TENTH = 100_000_000
@@ -192,7 +200,9 @@ def test_give_up_before_reading() -> None:
 
 def test_give_up_before_reading_does_not_wait_behind_a_held_record() -> None:
     """The log of a given-up source goes on with records of slices that are not decided."""
-    plan = plan_of(start(30), give_up(30, "a"), partitions=1, length=SECOND, read_at=31 * SECOND)
+    plan = plan_of(
+        start(30), give_up(30, "a"), partitions=1, length=SECOND, read_at=31 * SECOND + SECOND // 2
+    )
     fed = Fed(0, 1, 30).put(part(30, 0), whole(40, inc=2))
     fed.put(*(whole(k, source="b") for k in (30, 31))).offer_all(plan)
     assert fed.read["a"] == 1, "40 is not decided"
@@ -286,7 +296,7 @@ def test_forgotten_incarnation() -> None:
 
 def test_held_then_committed() -> None:
     """The record of 22 is held; another slice commits positions; take-over."""
-    plan = plan_of(start(20), partitions=1, length=SECOND, read_at=21 * SECOND)
+    plan = plan_of(start(20), partitions=1, length=SECOND, read_at=21 * SECOND + SECOND // 2)
     fed = Fed(0, 1, 20).put(whole(20), whole(22), whole(23))
     fed.put(*(whole(k, source="b") for k in range(20, 24))).offer_all(plan)
     assert fed.assembler.sources["a"].held
@@ -407,35 +417,6 @@ def test_shared_spool() -> None:
 # ------------------------------------------------------------------ the sender
 
 
-class FakeKafka:
-    """Stands for `freerun.kafka.Sender`: keeps records until the test acknowledges or refuses."""
-
-    def __init__(self, _address: str, _name: str, done: Callable[[Any, str | None], None]) -> None:
-        self.done = done
-        self.queue: deque[tuple[Outgoing, Any]] = deque()
-        self.log: list[Outgoing] = []
-
-    def send(self, record: Outgoing, token: Any) -> bool:
-        self.queue.append((record, token))
-        return True
-
-    def poll(self, timeout: float = 0.0) -> None:
-        pass
-
-    def flush(self, timeout: float) -> int:
-        self.settle()
-        return 0
-
-    def settle(self, refuse: Callable[[Outgoing, Part], bool] = lambda _r, _p: False) -> None:
-        while self.queue:
-            record, token = self.queue.popleft()
-            if refuse(record, read_part(record.headers)):
-                self.done(token, "MSG_SIZE_TOO_LARGE")
-            else:
-                self.log.append(record)
-                self.done(token, None)
-
-
 @pytest.fixture
 def kafka(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PartSender, FakeKafka]]:
     monkeypatch.setattr(producers.sender, "Sender", FakeKafka)
@@ -447,15 +428,6 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[PartSender, Fa
         return sender, fake
 
     return make
-
-
-def sent_slices() -> list[Out]:
-    """Slices 0…3 of source a with 25 rows each in parts of 10, and their marks."""
-    s = sequencer(part_bytes=80)
-    outs = s.arm(0, 4)
-    for k in range(4):
-        outs += s.offer(array(row(k * SLICE + 300 + i, i) for i in range(25)), 0, 10**6, 0)
-    return outs + s.advance(10**6)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -563,41 +535,133 @@ def test_a_full_queue_asks_for_dropping_and_takes_every_close(
     assert last["read"] == rows + last["dropped"]
 
 
-class Shelf:
-    """A spool of so many records with rows."""
-
-    def __init__(self, room: int) -> None:
-        self.room, self.kept = room, deque[Out]()
-
-    def put(self, out: Out) -> bool:
-        if len(memoryview(out.body)) and sum(bool(o.part.rows) for o in self.kept) >= self.room:
-            return False
-        self.kept.append(out)
-        return True
-
-    def take(self) -> Out | None:
-        return self.kept.popleft() if self.kept else None
-
-    def __len__(self) -> int:
-        return len(self.kept)
+# ------------------------------------------------------------------ lanes
 
 
-def test_the_spool_takes_the_tail_in_order_and_what_it_refuses_is_counted(
-    kafka: Callable[..., tuple[PartSender, FakeKafka]],
+class NoBroker:
+    """Stands for a lane's reader and its producers while the broker is away, or for ever."""
+
+    def __init__(self, *_: Any, **_more: Any) -> None:
+        self.lost: dict[Any, str] = {}
+
+    def init(self) -> None:
+        raise BrokerTrouble("the broker is away")
+
+    def committed(self, _places: Any) -> dict[Any, Any]:
+        raise BrokerTrouble("the broker is away")
+
+    def group_metadata(self) -> None:
+        return None
+
+    def unassign(self, _places: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Kernel:
+    """A pipeline that cannot do slice `poison`."""
+
+    name, L = "muons", L
+
+    def __init__(self, poison: int) -> None:
+        self.poison, self.tries = poison, Counter[int]()
+
+    def process(self, bundle: Bundle) -> Any:
+        self.tries[bundle.k] += 1
+        if bundle.k == self.poison:
+            raise RuntimeError("this kernel cannot do it")
+        return SimpleNamespace(k=bundle.k, failed=None)
+
+    def failed(self, bundle: Bundle, why: str) -> Any:
+        return SimpleNamespace(k=bundle.k, failed=why)
+
+
+@pytest.fixture
+def lane(monkeypatch: pytest.MonkeyPatch) -> Lane:
+    for name in ("Reader", "PlanLog", "Transactional"):
+        monkeypatch.setattr(f"processors.lane.{name}", NoBroker)
+    pipeline: Any = Kernel(poison=4)
+    made = Lane("nowhere", Topics("x"), pipeline, ["a", "b"], 1, generation=1)
+    monkeypatch.setattr(Lane, "plan", plan_of(start(0), stop(8), partitions=1))
+    return made
+
+
+class Held(SimpleNamespace):
+    """An owner whose commits end in a list."""
+
+    def announce(self, k: int, times: int, _group: Any) -> None:
+        self.said.append((k, times))
+
+    def start_commit(self, results: Any, _pool: Any, _group: Any) -> None:
+        self.out += [(r.k, r.failed) for r in results]
+
+
+def owned(out: list[Any]) -> Any:
+    fed = Fed(0, 1)
+    for source in "ab":
+        fed.put(*(whole(k, source=source) for k in range(8)))
+    fed.offer_all(plan_of(start(0), stop(8), partitions=1))
+    return Held(p=0, assembler=fed.assembler, commit=None, out=out, in_commit=[], alone=0,
+                tried=(-1, 0), said=[], transactions=NoBroker())  # fmt: skip
+
+
+def test_blamed_for_the_outage(lane: Lane) -> None:
+    """Failed take-overs and fetches at the same `next` are nobody's fault; of a batch of eight
+    slices whose fifth cannot be built, the fifth alone leaves as failed."""
+    done, end = Backlog(), time.monotonic() + 60
+    lane._wanted = {0}
+    for _ in range(2 * TRIES):
+        lane._again.clear()  # as if the back-off had gone by
+        lane._take_over_missing(done, end)
+    assert done.retaken == 2 * TRIES and not lane._owners
+    assert not lane._kernel_failures, "an outage counts against no slice"
+    out: list[Any] = []
+    for turn in range(TRIES + 2):
+        if 0 not in lane._owners:
+            lane._owners[0] = owned(out)  # nothing was committed: an heir begins at 0 again
+        lane._guarded(0, partial(lane._work, lane._owners[0], done, end), done)
+        assert bool(out) == (turn >= TRIES)
+    assert out == [(k, "the kernels failed 3 times" if k == 4 else None) for k in range(8)]
+    tries = lane._pipeline.tries  # type: ignore[attr-defined]
+    assert tries[4] == TRIES and done.retaken == 3 * TRIES
+    lane._pool.shutdown()
+    # the stop of a batch in the middle is not counted against those before it, nor behind it
+    assert set(lane._kernel_failures) <= {(0, 4)}
+
+
+@pytest.mark.parametrize(("times", "why"), [(TRIES - 1, None), (TRIES, "ended the process")])
+def test_blamed_for_a_process_that_ended_is_the_announced_slice_alone(
+    lane: Lane, times: int, why: str | None
 ) -> None:
-    shelf = Shelf(4)
-    sender, fake = kafka(bound=500, spool=shelf)
-    for out in sent_slices():
-        sender.send(out)
-    assert len(shelf) and sender.full
-    while fake.queue or len(shelf):
-        fake.settle()
-        sender.poll()
-    assert not sender.full
-    told = [read_part(r.headers) for r in fake.log]
-    assert [t.k for t in told if t.closes] == [0, 1, 2, 3], "every close, in order"
-    triples = [t.triple for t in told if t.part != MARK]
-    assert triples == sorted(triples)
-    end = told[-1].close
-    assert end is not None and end["dropped"] == sender.refused_rows > 0
-    assert end["read"] == sum(t.rows for t in told) + end["dropped"]
+    """After a death slices go one at a time, each announced before it is computed."""
+    out: list[Any] = []
+    owner = owned(out)
+    owner.alone, owner.tried = 8, (2, times)
+    for _ in range(4):
+        lane._work(owner, Backlog(), time.monotonic() + 60)
+    assert [k for k, _ in out] == [0, 1, 2, 3]
+    assert [k for k, failed in out if failed] == ([2] if why else [])
+    assert why is None or why in out[2][1]
+    announced = [(0, 1), (1, 1), (2, times + 1), (3, 1)]
+    assert owner.said == [a for a in announced if a[1] <= TRIES]
+    lane._pool.shutdown()
+
+
+# ------------------------------------------------------------------ the list
+
+
+def test_every_story_is_a_test_by_its_name() -> None:
+    """docs/protocol.md names the stories; each is a function `test_<name>` somewhere here."""
+    here = Path(__file__).parent
+    text = (here.parent / "docs" / "protocol.md").read_text("utf-8")
+    _, _, section = text.partition("\n## Stories\n")
+    names = re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+    assert len(names) == 18
+    tests = {
+        name
+        for path in here.glob("test_*.py")
+        for name in re.findall(r"^def test_(\w+)\(", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert not set(names) - tests

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from controllers.writer import branches, publish
+from controllers.writer import branches, csvfiles, publish
 from controllers.writer.publish import Sidecar
 
 Doc = Mapping[str, Any]
@@ -48,6 +48,7 @@ def readme(doc: Doc, sidecars: list[Sidecar]) -> str:
         f"{name}_monitor.root          all histograms: <pipeline>/<detector>/<name>",
         "run.json                       the run document          bench.toml  the configuration",
         "manifest.json                  every file with size and sha256; <file>.json: its sidecar",
+        f"{name}_ledger.csv           totals of each source; {name}_rates.csv: rates per 10 s",
         "Inside each data file: README, run_document, bench_toml, columns (units and meanings).",
         f"Schema {branches.SCHEMA}. Times: t0_ns + t0_ps since the Unix epoch; draw t_run (ns).",
         "",
@@ -75,6 +76,15 @@ def write_document(folder: Path, doc: Doc, sidecars: list[Sidecar]) -> None:
     """run.json and README.txt as of now; they are final when the document says closed."""
     publish.write_over(folder / "run.json", (json.dumps(doc, indent=1) + "\n").encode())
     publish.write_over(folder / "README.txt", readme(doc, sidecars).encode())
+    if doc.get("ledger"):
+        told = csvfiles.ledger_csv(doc), csvfiles.rates_csv(folder, doc, sidecars)
+        for name, text in zip(csv_names(int(doc["run"])), told, strict=True):
+            publish.write_over(folder / name, text.encode())
+
+
+def csv_names(run: int) -> tuple[str, str]:
+    """The tables that come with the final document."""
+    return f"{run_name(run)}_ledger.csv", f"{run_name(run)}_rates.csv"
 
 
 def written_document(folder: Path) -> dict[str, Any] | None:

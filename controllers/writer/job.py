@@ -231,6 +231,6 @@ def publish_documents(
     run_folder.write_document(folder, doc, sidecars)
     if uploader is not None:
         for name in ("bench.toml", "bench.resolved.toml", "run.json", "README.txt",
-                     "manifest.json"):  # fmt: skip
+                     "manifest.json", *run_folder.csv_names(int(doc["run"]))):  # fmt: skip
             if (folder / name).exists():
                 uploader.over(folder.name, folder / name)

@@ -39,7 +39,9 @@ class Writer:
         publisher = Publisher(address, client)
         self._publisher = publisher
         self._runs = RunsTopic(address, topics, client, publisher)
-        self._heart = Heart(publisher, topics, "writer", name)
+        self._heart = Heart(
+            publisher, topics, "writer", name, serving.bench.timeouts.seconds("heartbeat")
+        )
         self._uploader, location = uploader_of(serving.bench)
         self._announcer = Announcer(
             publisher, self._runs, topics.runs, name, serving.data, self._uploader, location

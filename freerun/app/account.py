@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freerun.ledger import LOSSES, total
+
+if TYPE_CHECKING:
+    from freerun.app.verify import Verified
 
 NAMED = (*LOSSES, "duplicate")
 
@@ -23,6 +26,7 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     out += words(d["ledger"])
     out.append(live(d))
     out += why(d["ledger"])
+    out += not_known(d["ledger"])
     out.append(d["ledger"]["line"])
     out += [f"gap       {gap}" for gap in d["ledger"]["gaps"]]
     for files in d["outputs"].values():
@@ -30,6 +34,26 @@ def lines(document: Mapping[str, Any]) -> list[str]:
             f"file      {Path(d['folder']) / f['name']} ({f['bytes'] / 1e6:.1f} MB)" for f in files
         ]
     return out
+
+
+def verified(found: Verified) -> list[str]:
+    """What `freerun run verify` prints before its last line."""
+    v = found.verdict
+    out = [*words(v), *live_of_sources(v), *why(v), *not_known(v)]
+    out += [f"built     {d['slices']:,d} slices of {name} again, {d['events']:,d} events: "
+            + ("each the same" if not d["gaps"] else f"{len(d['gaps'])} differences")
+            for name, d in found.deep.items()]  # fmt: skip
+    return out + [f"gap       {gap}" for gap in found.gaps]
+
+
+def live_of_sources(v: Mapping[str, Any]) -> list[str]:
+    """Live time of each source: its complete slices."""
+    return [f"live      {source} {s['live_ns'] / 1e9:.1f} s ({s['live_fraction']:.2%})"
+            for source, s in v["sources"].items()]  # fmt: skip
+
+
+def not_known(v: Mapping[str, Any]) -> list[str]:
+    return [f"unknown   {what}" for what in v.get("unknown", ())]
 
 
 def words(v: Mapping[str, Any]) -> list[str]:

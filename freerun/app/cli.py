@@ -14,10 +14,21 @@ from typing import Annotated
 
 import typer
 
-from freerun.app import bench_cli, broker_cli, config_cli, demo_cli, replay_cli, run_cli, up_cli
+from freerun.app import (
+    bench_cli,
+    broker_cli,
+    builder_cli,
+    config_cli,
+    demo_cli,
+    replay_cli,
+    run_cli,
+    selftest_cli,
+    up_cli,
+)
 from freerun.errors import FreerunError
 
-GROUPS = [demo_cli, up_cli, run_cli, replay_cli, config_cli, broker_cli, bench_cli]
+GROUPS = [demo_cli, up_cli, run_cli, replay_cli, config_cli, broker_cli, bench_cli,
+          selftest_cli, builder_cli]  # fmt: skip
 
 app = typer.Typer(
     name="freerun",

@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+import psutil
 
 from freerun.app.supervisor import Service, Supervisor
 from freerun.config import Bench
@@ -18,15 +20,21 @@ from freerun.errors import EnvironmentProblem
 from freerun.service import MALLOC
 from freerun.topics import Topics, ensure
 
+if TYPE_CHECKING:
+    from freerun.broker import Broker as LocalBroker
+
 Say = Callable[[str], None]
 
 # Stealing, spilling, profiling and pausing would get in the way of lanes that own partitions.
 DASK = {
     "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
-    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "30s",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     "DASK_DISTRIBUTED__SCHEDULER__ACTIVE_MEMORY_MANAGER__START": "False",
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    # Dask looks at itself 50 times a second, and at the disk, to draw it; nobody needs it so often
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "2s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__DISK": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
@@ -61,7 +69,8 @@ class Installation:
         self.dashboard_url = ""
         self.dask_url = ""
         self._bench_path, self._cluster_path = bench_path.absolute(), cluster_path
-        self._own_broker = False
+        self._broker: LocalBroker | None = None  # started here
+        self.was_ready = False  # from then on no service's death ends the bench
         self._lock: IO[str] | None = None
         self.supervisor: Supervisor | None = None
 
@@ -116,10 +125,20 @@ class Installation:
             self.say(f"broker    {self.address} (was running)")
         else:
             self.say("broker    starting Kafka …")
-            heap = self.bench.cluster.heap // 1_000_000
-            self.address = broker.start(self.hidden, heap_mb=heap).address
-            self._own_broker = True
+            self._broker = self.start_broker()
+            self.address = self._broker.address
             self.say(f"broker    {self.address}")
+
+    def start_broker(self) -> LocalBroker:
+        """The broker of the folder, with its ports of last time."""
+        from freerun import broker
+
+        return broker.start(self.hidden, heap_mb=self.bench.cluster.heap // 1_000_000)
+
+    @property
+    def service_address(self) -> str:
+        """The broker's address that services are told."""
+        return self.address
 
     def make_topics(self) -> None:
         from freerun.kafka import Broker
@@ -141,7 +160,8 @@ class Installation:
         return [sys.executable, "-m", *args]
 
     def _common(self) -> list[str]:
-        out = ["--bench", str(self._bench_path), "--kafka", self.address, "--data", str(self.data)]
+        out = ["--bench", str(self._bench_path), "--kafka", self.service_address,
+               "--data", str(self.data)]  # fmt: skip
         if self._cluster_path is not None:
             out += ["--cluster", str(self._cluster_path)]
         return out
@@ -184,14 +204,17 @@ class Installation:
             "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port),
             "--dashboard-address", f"127.0.0.1:{web}", "--scheduler-file", file,
         )  # fmt: skip
-        self.supervisor.add(Service("dask-scheduler", argv, env | DASK))
+        dask = DASK | {
+            "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{self.bench.timeouts.seconds('worker')} s"
+        }
+        self.supervisor.add(Service("dask-scheduler", argv, env | dask))
         cluster = str(self._cluster_path) if self._cluster_path else ""
         told = {"FREERUN_BENCH": str(self._bench_path), "FREERUN_CLUSTER": cluster}
         for n in range(self.bench.cluster.workers):
             argv = self._python(
                 "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", "--no-nanny",
                 "--nthreads", "1", "--host", "127.0.0.1", "--name", f"worker{n}",
-                "--memory-limit", "4GB", "--no-dashboard", "--death-timeout", "60",
+                "--memory-limit", "4GB", "--no-dashboard", "--death-timeout", "300",
                 "--preload", "processors.warm",
                 "--local-directory", str(self.hidden / "dask"),
             )  # fmt: skip
@@ -206,7 +229,7 @@ class Installation:
 
         if self.supervisor is not None:
             self.supervisor.stop()
-        if self._own_broker:
+        if self._broker is not None:
             broker.stop(self.hidden)
         if self._lock is not None:
             self._lock.close()
@@ -222,13 +245,24 @@ class Installation:
         return False
 
     def look_after(self) -> None:
-        """Restart what died, and say so; raises `EnvironmentProblem` if it is no use."""
+        """Restart what died, and say so. While the bench is not ready yet, a service that dies
+        again and again is an `EnvironmentProblem`; later it does not stop the others."""
         assert self.supervisor is not None
+        if self._broker is not None and not _alive(self._broker.pid):
+            self.say(f"the broker has ended; starting it again (log: {self.hidden / 'kafka.log'})")
+            self._broker = self.start_broker()
         for name, code in self.supervisor.watch():
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             self.say(f"{name} {how}; starting it again (log: {self.supervisor.log_of(name)})")
-        for name in self.supervisor.hopeless():
+        for name in [] if self.was_ready else self.supervisor.hopeless():
             raise EnvironmentProblem(
                 f"{name} dies again and again; the end of {self.supervisor.log_of(name)} says: "
                 f"{self.supervisor.last_words(name)}"
             )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

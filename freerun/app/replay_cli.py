@@ -18,7 +18,11 @@ def add(app: typer.Typer) -> None:
 
 def replay(
     file: Annotated[
-        Path, typer.Argument(help="Recorded words: .dat .bin (binary), .txt .csv (rows).")
+        Path,
+        typer.Argument(
+            metavar="FILE|RUN",
+            help="Recorded words: .dat .bin (binary), .txt .csv (rows); with --verify a run.",
+        ),
     ],
     format_: Annotated[
         str | None,
@@ -59,13 +63,24 @@ def replay(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data folder of a bench whose broker to use.")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Process stored run RUN again and compare bit by bit."),
+    ] = False,
 ) -> None:
     """Replay a recorded file as one whole run, through Kafka into the same files as a live one.
 
     Uses the broker of FREERUN_KAFKA, or of a bench that runs here, or one of its own for the
     while. Waits until the files are closed, prints the account, and exits by it: 0 every word is
     accounted for, 1 there is a gap, 2 the file or an option is wrong, 3 broker or disk refuse.
+
+    With --verify nothing is written: the raw data of a run of the bench (its number or folder) go
+    through the same code again, with the decisions its results recorded, and every column of
+    every result is compared with the stored one. 0 not one bit differs, 1 something does.
     """
+    if verify:
+        _verify(file, bench, data)
+        return
     from freerun.app.replay import Options, report
     from freerun.app.replay import replay as run_replay
     from freerun.app.replay_bench import Wishes
@@ -86,6 +101,19 @@ def replay(
         typer.echo(line)
     if document["exit"] != 0:
         raise LedgerGap(document["ledger"]["line"] if document["ledger"] else "the run failed")
+
+
+def _verify(run: Path, bench: Path | None, data: Path | None) -> None:
+    from freerun.app.locate import place
+    from freerun.app.replay_verify import report, run_number
+    from freerun.app.replay_verify import verify as verify_run
+
+    number = run_number(str(run))
+    found = verify_run(place(bench, data), number, typer.echo)
+    for line in report(found):
+        typer.echo(line)
+    if not found["ok"]:
+        raise LedgerGap(f"run {number} is not the same when it is processed again")
 
 
 def _interrupted(*_: Any) -> None:

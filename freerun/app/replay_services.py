@@ -180,7 +180,7 @@ class Replaying(Installation):
             self.supervisor.stop()
         if self.address and not self._keep:
             self._remove_topics(self.topics.system)
-        own = self._own_broker
+        own = self._broker is not None
         self.end()
         if self._keep and begun:
             where = f"in the broker of {self.data}" if own else f"at {self.address}"

@@ -1,4 +1,4 @@
-"""`freerun run start | stop | list | show`: the same commands as the web pages'."""
+"""`freerun run start | stop | list | show | verify`: the same commands as the web pages'."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from freerun.app.client import Client
 
 group = typer.Typer(
-    help="Runs: start, stop, list, show.", no_args_is_help=True, rich_markup_mode="markdown"
+    help="Runs: start, stop, list, show, verify.", no_args_is_help=True, rich_markup_mode="markdown"
 )
 BenchOpt = Annotated[
     Path | None, typer.Option("--bench", metavar="FILE", help="The configuration of the bench.")
@@ -150,3 +150,37 @@ def show(
 
     for line in lines(document):
         typer.echo(line)
+
+
+@group.command(epilog="Example: `freerun run verify 42 --deep`")
+def verify(
+    number: Annotated[int, typer.Argument(metavar="N", help="Number of a run that is over.")],
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Build every event again from the raw words, and compare."),
+    ] = False,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the whole result here.")
+    ] = None,
+    bench: BenchOpt = None,
+    data: DataOpt = None,
+) -> None:
+    """Recompute a run's ledger from the topics and the files; exits by it.
+
+    Reads every record of the run and every byte of its files. What cannot be known any more
+    (retention deleted it, it is in S3 only) is said and not guessed. 0: closed, 1: a gap.
+    """
+    from freerun.app import account
+    from freerun.app.locate import place
+    from freerun.app.verify import verify as verify_run
+
+    where = place(bench, data)
+    found = verify_run(where.broker(), where.bench, number, data=data.absolute() if data else None,
+                       deep=deep, say=typer.echo)  # fmt: skip
+    if json_ is not None:
+        json_.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    for line in account.verified(found):
+        typer.echo(line)
+    if not found.ok:
+        raise LedgerGap(found.line)
+    typer.secho(found.line, fg="green")

@@ -32,11 +32,12 @@ class Session:
     @staticmethod
     @contextmanager
     def open(
-        bench: Path | None, data: Path | None, cluster: Path | None, port: int
-    ) -> Iterator[Session]:
+        bench: Path | None, data: Path | None, cluster: Path | None, port: int,
+        kind: type[Installation] = Installation,
+    ) -> Iterator[Session]:  # fmt: skip
         """Start everything, wait until it is ready, and stop it at the end."""
         where = place(bench, data, cluster)
-        installation = Installation(where.bench, where.data, where.path, cluster, _say)
+        installation = kind(where.bench, where.data, where.path, cluster, _say)
         before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             installation.begin(port)
@@ -71,6 +72,7 @@ class Session:
                 f"not ready after {READY_S:.0f} s: {', '.join(missing)}; their logs are in "
                 f"{self.installation.hidden / 'logs'}"
             )
+        self.installation.was_ready = True
         _say(f"ready     after {time.monotonic() - begun:.0f} s")
         _say(f"pages     {self.installation.dashboard_url}")
         _say(f"dask      {self.installation.dask_url}")

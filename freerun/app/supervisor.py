@@ -103,6 +103,15 @@ class Supervisor:
         service.started = time.monotonic()
         self._note()
 
+    def beside(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a service once more beside the process that it has, which is given back: whoever
+        asks for it takes care of that one. What happens when a silent one is thought dead."""
+        service = self.services[name]
+        before = service.process
+        assert before is not None
+        self._start(service)
+        return before
+
     def watch(self) -> list[tuple[str, int]]:
         """Start again what died; returns who died, and how (exit code, negative: signal)."""
         died: list[tuple[str, int]] = []
@@ -130,8 +139,8 @@ class Supervisor:
         return died
 
     def hopeless(self, deaths: int = 5) -> list[str]:
-        """Services that die again and again, soon after each start."""
-        return [s.name for s in self.services.values() if s.deaths >= deaths]
+        """Services that are dead and die again and again, soon after each start."""
+        return [s.name for s in self.services.values() if s.deaths >= deaths and not s.alive]
 
     def last_words(self, name: str, lines: int = 3) -> str:
         """The end of a service's log."""

@@ -164,13 +164,13 @@ def _compare(out: Findings, stored: Any, built: Any, k: int, length: int, comple
         expected = built[group][name] if name else built[group]
         if branch.startswith("n_"):
             expected = ak.num(expected, axis=1)
-        same = _equal(stored[branch], expected)
+        same = equal(stored[branch], expected)
         if not same:
             out.differences.append(f"slices from {k}: {branch} differs")
             out.wrong += 1
 
 
-def _equal(a: Any, b: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     """Bitwise, also the lengths of lists."""
     if a.ndim > 1:
         lengths = [ak.to_numpy(ak.num(x, axis=1)) for x in (a, b)]

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from freerun.broker.jars import KAFKA_VERSION, default_cache, ensure_jars
 from freerun.broker.life import AlreadyRunning, Broker, Status, start, status, stop
+from freerun.broker.ports import free_port
 from freerun.broker.probe import brokers_at
+from freerun.broker.settings import SecondListener
 
 __all__ = [
     "KAFKA_VERSION",
     "AlreadyRunning",
     "Broker",
+    "SecondListener",
     "Status",
     "brokers_at",
     "default_cache",
     "ensure_jars",
+    "free_port",
     "start",
     "status",
     "stop",

@@ -14,7 +14,12 @@ from pathlib import Path
 from freerun.broker.place import Notes, Place
 from freerun.broker.ports import free_port, is_free
 from freerun.broker.probe import brokers_at
-from freerun.broker.settings import java_arguments, log4j_yaml, server_properties
+from freerun.broker.settings import (
+    SecondListener,
+    java_arguments,
+    log4j_yaml,
+    server_properties,
+)
 from freerun.errors import EnvironmentProblem
 
 START_TIMEOUT = 120.0  # s; after SIGKILL with 20 GB of logs a start took 17 s
@@ -24,8 +29,9 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def launch(
-    place: Place, lock: int, java: list[str], settings: Mapping[str, object] | None
-) -> Notes:
+    place: Place, lock: int, java: list[str], settings: Mapping[str, object] | None,
+    second: SecondListener | None = None,
+) -> Notes:  # fmt: skip
     """Start Kafka in `place` with the command `java` and return when it serves.
 
     The process inherits `lock`. Raises EnvironmentProblem if it does not come up.
@@ -36,7 +42,7 @@ def launch(
     notes = place.notes()
     for _ in range(3):
         notes = _with_free_ports(notes)
-        if _try(place, lock, java, settings, notes):
+        if _try(place, lock, java, settings, notes, second):
             return place.notes()
         notes = Notes()  # somebody was quicker: other ports
     raise EnvironmentProblem(f"Kafka found its ports taken three times; see {place.log}")
@@ -59,9 +65,10 @@ def _try(
     java: list[str],
     settings: Mapping[str, object] | None,
     notes: Notes,
+    second: SecondListener | None,
 ) -> bool:
     """Whether Kafka came up on these ports; False when they were taken in the meantime."""
-    properties = server_properties(place.data, notes.port, notes.controller_port, settings)
+    properties = server_properties(place.data, notes.port, notes.controller_port, settings, second)
     place.write(place.properties, properties)
     with place.out.open("wb") as out:
         child = subprocess.Popen(

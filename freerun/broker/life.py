@@ -15,6 +15,7 @@ from freerun.broker.java import find_java
 from freerun.broker.launch import java_command, launch, reap
 from freerun.broker.place import Place
 from freerun.broker.probe import brokers_at
+from freerun.broker.settings import SecondListener
 from freerun.errors import ConfigError, EnvironmentProblem
 
 STOP_TIMEOUT = 30.0  # s between SIGTERM and SIGKILL
@@ -61,12 +62,14 @@ def start(
     heap_mb: int = 512,
     settings: Mapping[str, object] | None = None,
     progress: Progress | None = None,
+    second: SecondListener | None = None,
 ) -> Broker:
     """Start the broker of `folder` and return when it serves.
 
     Its data are in `folder/kafka`, its log in `folder/kafka.log`. It takes the ports of last
     time if they are free, so that addresses in use stay valid. `settings` are Kafka's own and
-    win over ours. The process outlives this one, and Ctrl-C in this terminal, until `stop`.
+    win over ours; `second` is a second way in. The process outlives this one, and Ctrl-C in this
+    terminal, until `stop`.
     Raises AlreadyRunning, ConfigError (heap, path), EnvironmentProblem (Java, jars, disk, Kafka).
     """
     smallest, largest = HEAP_MB
@@ -81,7 +84,7 @@ def start(
         place.note(replace(place.notes(), pid=0))  # from here on, the old pid may be anybody's
         jars = ensure_jars(progress=progress)
         java = java_command(find_java(), place, heap_mb, jars)
-        notes = launch(place, lock, java, settings)
+        notes = launch(place, lock, java, settings, second)
     return Broker(notes.address or "", notes.pid, place.folder)
 
 

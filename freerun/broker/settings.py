@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 NODE_ID = 1
@@ -10,9 +11,21 @@ LARGEST_MESSAGE = 33_554_432  # bytes; clients and topics say the same
 _FOR_EVER = 2_147_483_647  # Kafka's largest int
 
 
+@dataclass(frozen=True)
+class SecondListener:
+    """A second way in, for clients that reach this broker through something in between.
+
+    Kafka listens on `port` of 127.0.0.1 and tells who comes in there to come to `advertised`.
+    """
+
+    port: int
+    advertised: int
+
+
 def server_properties(
-    data: Path, port: int, controller_port: int, changes: Mapping[str, object] | None = None
-) -> str:
+    data: Path, port: int, controller_port: int, changes: Mapping[str, object] | None = None,
+    second: SecondListener | None = None,
+) -> str:  # fmt: skip
     """The text of `server.properties`: one node that is broker and controller.
 
     `changes` go last and win.
@@ -49,11 +62,21 @@ def server_properties(
         "group.initial.rebalance.delay.ms": 0,
         "broker.session.timeout.ms": 3000,
         "broker.heartbeat.interval.ms": 500,
+        # An idle controller writes a record twice a second, for followers that we do not have.
+        "metadata.max.idle.interval.ms": 10_000,
         "log.retention.check.interval.ms": 60_000,
         # The cleaner's map is heap from the first second on (default 128 MB): a quarter of ours.
         "log.cleaner.dedupe.buffer.size": 16_777_216,
         "num.recovery.threads.per.data.dir": 4,
     }
+    if second is not None:
+        settings["listeners"] = f"{settings['listeners']},SECOND://127.0.0.1:{second.port}"
+        settings["advertised.listeners"] = (
+            f"{settings['advertised.listeners']},SECOND://127.0.0.1:{second.advertised}"
+        )
+        settings["listener.security.protocol.map"] = (
+            f"{settings['listener.security.protocol.map']},SECOND:PLAINTEXT"
+        )
     for name, value in (changes or {}).items():
         settings[name] = str(value).lower() if isinstance(value, bool) else value
     return "".join(f"{name}={value}\n" for name, value in settings.items())

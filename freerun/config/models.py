@@ -50,6 +50,28 @@ class Time(Section):
         return self
 
 
+class Timeouts(Section):
+    """[timeouts]: after how long something counts as gone. The defaults are for production;
+    shorter ones are for trying out what happens then (`freerun selftest`)."""
+
+    transaction: PositiveNs = Field(
+        default=15_000_000_000, description="an open transaction is aborted by the broker"
+    )
+    heartbeat: PositiveNs = Field(
+        default=1_000_000_000, description="between two; a source is LOST after three of control's"
+    )
+    worker: PositiveNs = Field(
+        default=30_000_000_000, description="a silent Dask worker is removed by the scheduler"
+    )
+    lane: PositiveNs = Field(
+        default=5_000_000_000, description="beyond its second, until a lane's task is mapped away"
+    )
+
+    def seconds(self, name: str) -> float:
+        """One of them in s."""
+        return float(getattr(self, name)) / 1e9
+
+
 class S3(Section):
     """[s3]: a second place for finished files. The keys themselves stand in the environment."""
 
@@ -95,6 +117,7 @@ class Bench(Section):
     writes: list[Write] = Field(default=[], alias="write")
     run_types: dict[Id, RunType] = Field(default={}, alias="run_type")
     s3: S3 | None = None
+    timeouts: Timeouts = Timeouts()
     simulation: Simulation | None = None
 
     _cluster: Cluster = PrivateAttr(default=Cluster())

@@ -20,6 +20,6 @@ from freerun.simulation.pulses import DigitizerConfig, Pulses, block_pulses
 from freerun.simulation.telescope import block_words
 
 __all__ = [
-    "BLOCK_NS", "CYCLE_BLOCKS", "CYCLE_ORBITS", "OVERLAP_NS", "TRUTH", "Chamber", "DigitizerConfig", "Geometry", "Pulses",
-    "TelescopeConfig", "block_pulses", "block_truth", "block_words",
+    "BLOCK_NS", "CYCLE_BLOCKS", "CYCLE_ORBITS", "OVERLAP_NS", "TRUTH", "Chamber",
+    "DigitizerConfig", "Geometry", "Pulses", "TelescopeConfig", "block_pulses", "block_truth", "block_words",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from freerun.builder import (
+    FALLBACK,
     FPGA,
     MEAN_TIMER,
     SCINT,
@@ -109,6 +110,9 @@ class DriftTubes(Builder):
         error[FPGA] = common[FPGA] = FPGA_ERROR
         error[SCINTILLATOR] = common[SCINTILLATOR] = SCINT_ERROR
         self._error, self._common = error, common
+        self._fallback = np.zeros(256, np.uint32)
+        for chamber in geometry.chambers:
+            self._fallback[chamber.det_index] = 0 if chamber.calibrated else FALLBACK
         told = self.config.scint_delay
         self._delay = np.zeros(256, np.int64)
         for counter in geometry.scintillators:
@@ -194,6 +198,9 @@ class DriftTubes(Builder):
         mine = np.flatnonzero((number >= e0) & (number < e1) & (kind != SCINTILLATOR))
         number = number[mine]
         counts = np.bincount(number - e0, minlength=e1 - e0)
+        segments = _seg(segs, words, layers, order[mine], t0[mine] - anchor[number])
+        if self._fallback.any():
+            np.bitwise_or.at(quality, number, self._fallback[segments["det"]])
         return Events(
             anchor=anchor[here],
             t0_kind=t0_kind[here],
@@ -204,7 +211,7 @@ class DriftTubes(Builder):
             pulse_offsets=pulse_offsets,
             pulse_index=pulse_index,
             seg_offsets=np.append(0, np.cumsum(counts)),
-            seg=_seg(segs, words, layers, order[mine], t0[mine] - anchor[number]),
+            seg=segments,
             overflow=sum(_in_body(t, s.length) for t in (*(t for _, t in found), t0[left])),
         )
 

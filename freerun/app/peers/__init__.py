@@ -1,0 +1,1 @@
+"""The same work done in other ways, to compare with."""
