@@ -42,6 +42,7 @@ def verdict_of(
         account = account_of(
             address, topics, plan, run, pipeline, stored.events if stored else None, payload,
             files=stored, to_ms=document.get("t_closed_ms"),
+            only=bench.sources_of(bench.pipeline(pipeline)),
         )  # fmt: skip
         if stored is not None:
             if "none" in kept[pipeline] or "all" in kept[pipeline]:

@@ -6,7 +6,7 @@ and the files for results; the account says so under `unknown`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -41,17 +41,19 @@ class _Raw:
 def account_of(
     address: str, topics: Topics, plan: Plan, run: Run, pipeline: str,
     stored_events: int | None, deep: bool = False, *, files: Files | None = None,
-    to_ms: int | None = None,
+    to_ms: int | None = None, only: Collection[str] | None = None,
 ) -> Account:  # fmt: skip
     """Run the assembler again over the raw headers, then look at the results.
 
+    `only`: the sources that the pipeline reads; None means all of the run's roster.
     `deep`: bodies, too, must have their checksum. `to_ms`: only what was in Kafka at that time of
     the broker. `files` stand in for results that are deleted; `stored_events`: what is in them,
     None if nobody writes this pipeline.
     """
     assert run.last is not None and plan.install is not None
     partitions = plan.install.P
-    sources = sorted({s for e in plan.entries if e.run == run.number for s in e.roster})
+    sources = sorted({s for e in plan.entries if e.run == run.number for s in e.roster
+                      if only is None or s in only})  # fmt: skip
     reader = Reader(address, f"{topics.system}.verify", fetch_wait_ms=5)
     try:
         raw = _kept(reader, topics, plan, run, sources, partitions, to_ms)
@@ -109,7 +111,9 @@ def _raw(
     reader: Reader, plan: Plan, run: Run, p: int, raw: _Raw, account: Account, deep: bool
 ) -> None:
     assert plan.install is not None and run.last is not None
-    assembler = Assembler(p, plan.install.P, raw.whole_from, _check if deep else None)
+    assembler = Assembler(
+        p, plan.install.P, raw.whole_from, _check if deep else None, account.sources
+    )
     for source, mine in account.sources.items():
         assembler.add_source(source, Resume(0, {}))
         for record in read(reader, raw.stretches[(source, p)]):

@@ -7,7 +7,7 @@ bundles. The shell reads records, offers them in order, and asks for what is rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,7 +154,9 @@ class Assembler:
         partitions: int,
         next_slice: int,
         check: Callable[[Part, bytes], None] | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
+        self._only = only  # the sources that matter here; None: all of the roster
         self.p, self.P = p, partitions
         self.next = first_in(p, next_slice, partitions)
         self.sources: dict[str, SourceState] = {}
@@ -320,7 +322,7 @@ class Assembler:
         given_up = plan.given_up(k)
         fragments: list[Fragment] = []
         missing: dict[str, Missing] = {}
-        for source in sorted(base.roster):
+        for source in sorted(self._of(base.roster)):
             state = self.sources.get(source)
             if state is None or state.again:
                 return None
@@ -347,6 +349,9 @@ class Assembler:
             state.seen = max(state.seen, state.position)
         self.next = first_in(self.p, k + 1, self.P)
         return Bundle(k, base.seq, tuple(fragments), missing, counts)
+
+    def _of(self, roster: Collection[str]) -> list[str]:
+        return [s for s in roster if self._only is None or s in self._only]
 
     def _skip(self, plan: Plan) -> None:
         """Move on over slices that are decided to be in no run.
@@ -382,7 +387,7 @@ class Assembler:
         """Sources that the next slice still waits for."""
         return {
             s
-            for s in plan.roster(self.next)
+            for s in self._of(plan.roster(self.next))
             if (state := self.sources.get(s)) is None
             or not (
                 state.passed > self.next

@@ -184,7 +184,7 @@ def take_over(
     else:
         runs = plan.runs()
         following = runs[0].first if runs else 0
-    assembler = Assembler(p, partitions, following, check_body)
+    assembler = Assembler(p, partitions, following, check_body, sources)
     resumes = {
         s: Resume(data[topics.raw(s)][0], data[topics.raw(s)][1])
         for s in sources

@@ -74,7 +74,7 @@ class Rerun:
         found = [stretch(self._reader, where, run.start.time_ms) for where in self._sources]
         self._ends = {what.where: what.end for what in found if what.start < what.end}
         self.first = self._begin(found, first_in(p, run.first, plan.install.P))
-        self._assembler = Assembler(p, plan.install.P, self.first, check_body)
+        self._assembler = Assembler(p, plan.install.P, self.first, check_body, sources)
         for s in sources:
             self._assembler.add_source(s, Resume(0, {}))
         self._reader.assign({what.where: what.start for what in found if what.where in self._ends})

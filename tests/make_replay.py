@@ -188,8 +188,9 @@ class Lab:
         plan = self.control._writer.plan
         name = self.bench.pipelines[0].id
         verdict: dict[str, Any] = account_of(
-            self.address, self.topics, plan, plan.runs()[0], name, None, deep=True
-        ).verdict()
+            self.address, self.topics, plan, plan.runs()[0], name, None, deep=True,
+            only=self.bench.sources_of(self.bench.pipelines[0]),
+        ).verdict()  # fmt: skip
         return verdict
 
     def close(self) -> None:

@@ -451,6 +451,20 @@ def test_who_is_far_ahead_is_paused_and_who_is_awaited_never() -> None:
     assert fed.assembler.too_far(PLAN) == set()
 
 
+def test_a_pipeline_waits_for_its_own_sources_only() -> None:
+    plan = plan_of(start(0, roster=("a", "b")), partitions=1)
+    alone = Assembler(0, 1, 0, only=["a"])
+    both = Assembler(0, 1, 0)
+    for assembler in (alone, both):
+        assembler.add_source("a", Resume(0, {}))
+        assembler.offer("a", 0, whole(0), b"", plan)
+    assert both.awaited(plan) == {"b"} and both.ready(plan, 1 << 62, lambda *_: True) is None
+    assert alone.awaited(plan) == set()
+    bundle = alone.ready(plan, 1 << 62, lambda *_: True)
+    assert bundle is not None and [f.source for f in bundle.fragments] == ["a"]
+    assert bundle.missing == {}
+
+
 def test_bytes_count_too() -> None:
     a = Assembler(0, 1, 0)
     for s in "ab":

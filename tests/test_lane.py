@@ -143,3 +143,27 @@ def test_garbage_in_the_raw_topic_is_quarantined(run: Lab) -> None:
     notes = [r.value for r in run.records(run.topics.quarantine, partitions=1)]
     assert len(notes) == seen == 3 * P
     assert b"no_headers" in notes[0] and b'"offset"' in notes[0]
+
+
+def test_a_pipeline_of_some_detectors_waits_for_no_other_source(
+    broker: str, installation: str, tmp_path: Path
+) -> None:
+    """The run has three sources; a pipeline that uses one chamber builds without the other two."""
+    bench = bench_of(installation)
+    pipeline = bench.pipelines[0].model_copy(update={"use": ["ch0"]})
+    bench = config.from_dict(bench.model_copy(update={"pipelines": [pipeline]}).resolved())
+    assert bench.sources_of(bench.pipelines[0]) == ["tdc0"]
+    length, begin = bench.time.slice, FIRST_BLOCK * BLOCK_NS
+    first, last = begin // length, begin // length + 5
+    with lab(broker, bench, tmp_path, P, first, last, EPOCH) as made:
+        made.start_sources()
+        mine = lane(made, 1)
+        try:
+            done: list[int] = []
+            until(lambda: done.append(mine.run(range(P), 0.1).slices),
+                  lambda: sum(done) >= last - first + 1)  # fmt: skip
+        finally:
+            mine.close()
+        account = made.account()
+        assert account["ok"], account["gaps"]
+        assert set(account["sources"]) == {"tdc0"} and account["sources"]["tdc0"]["hits"] > 0

@@ -90,7 +90,7 @@ class Series:
     def cpu_per_word(self, names: Sequence[str], begin: float, end: float) -> float:
         """CPU in ns per word between two times, of intervals in which a run went on.
 
-        Times are parts (0 … 1) of the samples of running time; nan if nothing was read.
+        Times are parts (0 … 1) of the samples of running time; 0 if nothing was read.
         """
         pairs = [(a, b) for a, b in zip(self.samples, self.samples[1:], strict=False)
                  if a.running and b.running]  # fmt: skip
@@ -101,7 +101,7 @@ class Series:
             for a, b in some for n in names if n in a.processes and n in b.processes
         )  # fmt: skip
         words = sum(max(0.0, b.words - a.words) for a, b in some)
-        return float(used / words * 1e9) if words else float("nan")
+        return float(used / words * 1e9) if words else 0.0
 
 
 def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[Array, Array]:

@@ -21,5 +21,6 @@ from freerun.simulation.telescope import block_words
 
 __all__ = [
     "BLOCK_NS", "CYCLE_BLOCKS", "CYCLE_ORBITS", "OVERLAP_NS", "TRUTH", "Chamber",
-    "DigitizerConfig", "Geometry", "Pulses", "TelescopeConfig", "block_pulses", "block_truth", "block_words",
+    "DigitizerConfig", "Geometry", "Pulses", "TelescopeConfig", "block_pulses",
+    "block_truth", "block_words",
 ]  # fmt: skip
