@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import structlog
 
 from freerun import schemas
 from freerun.errors import Quarantined
 from freerun.heartbeat import Heart
-from freerun.kafka import BrokerTrouble, Publisher, Reader
+from freerun.kafka import Publisher, Reader
 from freerun.plan import Run
 from freerun.planlog import PlanLog
 from freerun.service import Service
 from freerun.wire import ResultPart, read_batch, read_result, result_headers, write_batch
 
-log = structlog.get_logger()
 PERIOD_S = 1.0
 HISTORY_S = 600
 
@@ -156,11 +154,7 @@ class MonitorService:
     def run(self, stopping: Callable[[], bool]) -> None:
         at = 0.0
         while not stopping():
-            try:
-                self._follow_plan()
-            except BrokerTrouble as away:
-                log.warning("no_plan", error=str(away), hint="the broker is away?")
-                continue
+            self._follow_plan()
             if self._fold is None or self._final:
                 time.sleep(0.2)
             else:

@@ -17,7 +17,7 @@ from controllers.plan_writer import PlanWriter, new_install
 from controllers.reconcile import Reconciler
 from freerun.config.pipelines import RunType
 from freerun.heartbeat import Heart
-from freerun.kafka import BEGINNING, BrokerTrouble, Fenced, Publisher, Reader
+from freerun.kafka import BEGINNING, Fenced, Publisher, Reader
 from freerun.plan import Entry, Run
 from freerun.service import Service
 from freerun.slices import slice_of
@@ -70,11 +70,7 @@ class RunControl:
                     self._writer.confirm()
                     self._another = False
                 self._runs.poll()
-                try:
-                    self._writer.refresh()
-                except BrokerTrouble as away:  # nothing is to be decided now; commands wait
-                    log.warning("no_plan", error=str(away), hint="the broker is away?")
-                    continue
+                self._writer.refresh()
                 self._reconcile()
                 self._closer.turn()
                 self._stop_by_itself()
@@ -243,11 +239,13 @@ class RunControl:
         if run is not None and run.last is None and self._closer.should_stop(run):
             entry = self._like_now("stop", run=None, who="run control", command_id="",
                                    why="stop_after reached")  # fmt: skip
-            self._closer.changed({}, self._writer.issue(entry) or entry)
-            self._repeat(run)
+            stop = self._writer.issue(entry) or entry
+            self._closer.changed({}, stop)
+            self._repeat(run, stop.from_slice)
 
-    def _repeat(self, run: Run) -> None:
-        """The next run of the same type, if its type says so."""
+    def _repeat(self, run: Run, at: int) -> None:
+        """The next run of the same type, if its type says so: from slice `at` on, where the last
+        one ends, because a source that pauses for a slice would miss some more."""
         last = self._runs.documents.runs.get(run.number, {})
         run_type = self._bench.run_types.get(str(last.get("type")))
         if run_type is None or not run_type.repeat:
@@ -256,6 +254,7 @@ class RunControl:
         command = {"command": "start_run", "who": "run control", **same}
         try:
             entry, text = self._start(command)
+            entry = replace(entry, from_slice=at)
         except Refused as why:
             log.warning("not_repeated", run=run.number, why=str(why))
             return

@@ -242,6 +242,10 @@ class Reader:
                 trouble: FreerunError = BrokerTrouble(f"no answer about {where[0]}/{where[1]}")
             except KafkaException as error:
                 trouble = _trouble(error, f"the end of {where[0]}/{where[1]}")
+                # a client that asked a broker that had just begun keeps "unknown partition" for
+                # good, unless it asks for the topic itself
+                self._learned.discard(where[0])
+                self._learn({where[0]})
             if time.monotonic() > end:
                 raise trouble
             time.sleep(0.05)

@@ -194,8 +194,11 @@ def run(broker: str, installation: str, tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-def test_a_kernel_that_ends_its_process_three_times_leaves_its_slice_as_failed(run: Lab) -> None:
+def test_a_kernel_that_ends_its_process_three_times_leaves_its_slice_as_failed(
+    run: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real signal in a real process, started again each time; its neighbours are unharmed."""
+    monkeypatch.setattr("make_replay.PATIENCE_S", 280.0)  # four starts of a process
     poison = run.first + 6
     run.start_sources()
     argv = [sys.executable, "-c", LOOP, "--bench", str(run.paths[0]), "--cluster",

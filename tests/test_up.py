@@ -21,12 +21,19 @@ from browse import (
 )
 from run_freerun import Up, bench_named, freerun, up
 
+STEPS = """
+[run_type.steps]
+stop_after = { time = "1500 ms" }
+repeat = true
+"""
+
 
 @pytest.fixture(scope="module")
 def bench(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, Path, Path]]:
     """A running bench on the session's broker: the process, its configuration, its data."""
     folder = tmp_path_factory.mktemp("up")
     path = bench_named(f"up_{os.getpid()}", folder, muon_rate='"20 kHz"')
+    path.write_text(path.read_text() + STEPS)
     with up(path, folder / "data", folder / "log", {"FREERUN_KAFKA": broker}) as running:
         running.wait_for(r"(pages) +http")
         running.wait_for(r"data +(\S+)")
@@ -89,6 +96,32 @@ def test_the_same_commands_on_the_terminal(bench: tuple[Up, Path, Path], broker:
     assert code == 2 and "no run is going on" in printed
     code, printed = freerun("run", "show", "999", *where, env=env)
     assert code == 2 and "no run 999" in printed
+
+
+def test_runs_that_repeat_leave_no_slice_between_them(
+    bench: tuple[Up, Path, Path], broker: str
+) -> None:
+    """Each begins where the last one ended, and none of its slices lacks a source."""
+    _, path, data = bench
+    where = ["--bench", str(path), "--data", str(data)]
+    env = {"FREERUN_KAFKA": broker}
+    code, printed = freerun("run", "start", "--type", "steps", *where, env=env)
+    assert code == 0, printed
+    first = int(printed.split()[1])
+    third = data / f"Run{first + 2:06d}" / "run.json"
+    wait_until(third.exists, "a third run has begun", 60)
+    code, printed = freerun("run", "stop", *where, env=env)
+    assert code == 0, printed
+    runs = [data / f"Run{first + i:06d}" / "run.json" for i in range(3)]
+    for run in runs:
+        wait_until(lambda run=run: json.loads(run.read_text())["state"] == "closed",
+                   f"{run} is final", 60)  # fmt: skip
+    one, two, _ = documents = [json.loads(run.read_text()) for run in runs]
+    assert two["first"] == one["last"] + 1
+    for document in documents:
+        ledger = document["ledger"]
+        assert ledger["ok"], ledger["gaps"]
+    assert two["ledger"]["slices"]["complete"] == two["ledger"]["slices"]["expected"]
 
 
 def test_the_dask_dashboard_shows_live_tasks(bench: tuple[Up, Path, Path]) -> None:
