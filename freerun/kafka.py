@@ -32,6 +32,7 @@ from freerun.topics import MESSAGE_BYTES, Topic
 
 Where = tuple[str, int]  # topic, partition
 BEGINNING = OFFSET_BEGINNING
+LEARN_S = 5.0  # how long to ask for a topic's leaders before a reader goes on without
 
 
 class Fenced(FreerunError):
@@ -92,6 +93,13 @@ def _client(address: str, name: str) -> dict[str, Any]:
         "log_level": 3,
         "logger": _logger(),
     }
+
+
+def _has_leaders(metadata: Any, topic: str) -> bool:
+    found = metadata.topics.get(topic)
+    if found is None or found.error is not None or not found.partitions:
+        return False
+    return all(p.leader >= 0 for p in found.partitions.values())
 
 
 def _logger() -> Any:
@@ -156,10 +164,16 @@ class Reader:
 
     def _learn(self, topics: set[str]) -> None:
         """Ask where the leaders are: else the client finds out by a failed fetch, and waits the
-        half second of its back-off (first record after 0.55 s, with this after 0.05 s)."""
+        half second of its back-off (first record after 0.55 s, with this after 0.05 s). A topic
+        that was made just now, or a broker that has just begun, may need some questions; a client
+        that was told "unknown" once asks again by itself after minutes only."""
+        end = time.monotonic() + LEARN_S
         for topic in topics - self._learned:
             try:
-                self._consumer.list_topics(topic, timeout=2.0)
+                while not _has_leaders(self._consumer.list_topics(topic, timeout=2.0), topic):
+                    if time.monotonic() > end:
+                        return
+                    time.sleep(0.05)
                 self._learned.add(topic)
             except KafkaException:
                 return  # no broker now: the fetch will find out
