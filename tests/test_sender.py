@@ -311,8 +311,8 @@ def test_a_full_disk_drops_payload_counts_it_and_closes_every_slice(
         if k == 120:
             monkeypatch.setattr(spool_files, "write", right)
         s.dropping = sender.full
-        if s.dropping:
-            dropping.add(s.next)
+        if s.dropping:  # of slices to come, too
+            dropping.update(range(s.next, k + 1))
         outs = s.offer(array(row(k * SLICE + i * 9, i) for i in range(25)), 0, 10**6, 0)
         for out in outs + s.advance(k * SLICE):
             sender.send(out)

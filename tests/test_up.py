@@ -129,8 +129,9 @@ def test_the_dask_dashboard_shows_live_tasks(bench: tuple[Up, Path, Path]) -> No
     url = bench[0].wait_for(r"dask +(http\S+)")
     base = url.rsplit("/", 1)[0]
     assert "bokeh" in get(url).lower()
-    counts = json.loads(get(f"{base}/json/counts.json"))
-    assert counts["workers"] == 1 and counts["processing"] >= 1
+    counts = f"{base}/json/counts.json"
+    wait_until(lambda: json.loads(get(counts))["processing"] >= 1, "a task is processed", 60)
+    assert json.loads(get(counts))["workers"] == 1
     assert "worker0" in get(f"{base}/info/main/workers.html")
 
 

@@ -194,7 +194,8 @@ class Replaying(Installation):
                 self._tidy(own)
 
     def _tidy(self, own_broker: bool) -> None:
-        shutil.rmtree(self.hidden / "dask", ignore_errors=True)
+        for used in ("dask", "spool"):  # the run is closed: nothing waits in a spool
+            shutil.rmtree(self.hidden / used, ignore_errors=True)
         leftovers = [self.hidden / "up.lock", self.scheduler_file]
         if own_broker:
             leftovers += list(self.hidden.glob("kafka*"))
