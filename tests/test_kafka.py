@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
 
+from freerun.compacted import newest
 from freerun.kafka import BEGINNING, Broker, Outgoing, Publisher, Reader, Record, Sender
 from freerun.topics import Topic
 
@@ -77,3 +80,32 @@ def test_a_partition_that_was_paused_and_let_go_is_read_when_it_is_taken_again(
     finally:
         reader.close()
         Broker(broker).delete([topic.name])
+
+
+def test_a_topic_that_never_rests_is_read_to_where_it_ended(broker: str, installation: str) -> None:
+    """Heartbeats of many services: there is no moment without a new one."""
+    name = f"{installation}.state"
+    Broker(broker).create([Topic(name, 1, {"cleanup.policy": "compact"})])
+    publisher, stop = Publisher(broker, "test"), threading.Event()
+    publisher.publish(name, json.dumps({"n": -1}).encode(), "first")
+    assert publisher.flush(10) == 0
+
+    def beat() -> None:
+        n = 0
+        while not stop.is_set():
+            publisher.publish(name, json.dumps({"n": n}).encode(), "beat")
+            n += 1
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        for _ in range(3):
+            found = newest(broker, name)
+            assert found["first"] == {"n": -1}
+        assert found["beat"]["n"] > 0
+    finally:
+        stop.set()
+        thread.join()
+        publisher.flush(10)
+        Broker(broker).delete([name])
