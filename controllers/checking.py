@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from controllers import pulser
 from controllers.stored import read_back
 from controllers.verify import account_of
 from controllers.writer.setup import outputs as written
@@ -50,7 +51,15 @@ def verdict_of(
             stored.compare(account)
             account.gaps += stored.gaps
             account.unknown += stored.unknown
-        verdicts[pipeline] = account.verdict() | {"pipeline": pipeline}
+        made = account.verdict() | {"pipeline": pipeline}
+        more = pulser.check(
+            bench, document, pipeline, stored, kept.get(pipeline, ()), made, thorough
+        )
+        gaps = [*made["gaps"], *more["gaps"]]
+        verdicts[pipeline] = made | {
+            "ok": not gaps, "gaps": gaps[:50], "unknown": [*made["unknown"], *more["unknown"]],
+            "pulser": more["pulser"],
+        }  # fmt: skip
     verdict = next((v for v in verdicts.values() if not v["ok"]), next(iter(verdicts.values())))
     length = document["slice_ns"]
     for source in verdict["sources"].values():

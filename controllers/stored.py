@@ -43,6 +43,7 @@ class Stored:
     keeps_unassigned: bool = True
     slices: list[dict[str, Array]] = field(default_factory=list)  # one table a file
     ledger: list[dict[str, Array]] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)  # of the files read
 
     def info(self, k: int) -> dict[str, Any] | None:
         """What the header of slice `k` said, as far as the files keep it; None: not in a file."""
@@ -180,6 +181,7 @@ def _events_file(
         out.whole = False
         return int(said["last"]) + 1
     out.files += 1
+    out.paths.append(path)
     out.slices.append(slices)
     out.ledger.append(ledger)
     k = slices["slice"]

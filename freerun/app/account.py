@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freerun import pulser
 from freerun.ledger import LOSSES, total
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def lines(document: Mapping[str, Any]) -> list[str]:
         return [*out, f"slices {d['first']} to {d['last'] if d['last'] is not None else '…'}"]
     out += words(d["ledger"])
     out.append(live(d))
+    out += pulsers(d["ledger"])
     out += why(d["ledger"])
     out += not_known(d["ledger"])
     out.append(d["ledger"]["line"])
@@ -39,7 +41,7 @@ def lines(document: Mapping[str, Any]) -> list[str]:
 def verified(found: Verified) -> list[str]:
     """What `freerun run verify` prints before its last line."""
     v = found.verdict
-    out = [*words(v), *live_of_sources(v), *why(v), *not_known(v)]
+    out = [*words(v), *live_of_sources(v), *pulsers(v), *why(v), *not_known(v)]
     out += [f"built     {d['slices']:,d} slices of {name} again, {d['events']:,d} events: "
             + ("each the same" if not d["gaps"] else f"{len(d['gaps'])} differences")
             for name, d in found.deep.items()]  # fmt: skip
@@ -50,6 +52,11 @@ def live_of_sources(v: Mapping[str, Any]) -> list[str]:
     """Live time of each source: its complete slices."""
     return [f"live      {source} {s['live_ns'] / 1e9:.1f} s ({s['live_fraction']:.2%})"
             for source, s in v["sources"].items()]  # fmt: skip
+
+
+def pulsers(v: Mapping[str, Any]) -> list[str]:
+    """The channels of known rate, counted again in the files."""
+    return [pulser.line(row) for row in v.get("pulser", ())]
 
 
 def not_known(v: Mapping[str, Any]) -> list[str]:

@@ -147,6 +147,7 @@ def report(session: Session, d: dict[str, Any], f: Findings, loop: dict[str, Any
         f"muons found ({f.efficiency:.2%}), {f.fakes:,d} fakes ({f.fake_fraction:.2%}), "
         f"t0 σ {f.sigma_ns:.2f} ns",
         account.live(d),
+        *account.pulsers(v),
         f"rates     {words / seconds / 1e6:.2f} M rows/s, {v['events']['built'] / seconds:,.0f} "
         f"events/s, {size / seconds / 1e6:.1f} MB/s on disk"
         + (

@@ -9,6 +9,7 @@ from typing import Any
 from freerun.config.detectors import Calibration, Detector, DetectorCalibration, Mask
 from freerun.config.pipelines import Pipeline, RunType, Write
 from freerun.config.problems import Problem, path_text
+from freerun.config.pulsers import check_pulser
 from freerun.config.sources import WORD_DRIVERS, Source
 from freerun.suggest import unknown
 
@@ -47,6 +48,8 @@ def check(view: View) -> Iterator[Problem]:
     for i, source in view.sources.items():
         yield from _source(i, source, view)
     yield from _detectors(view)
+    for i, source in view.sources.items():
+        yield from check_pulser(i, source, view.detectors.values(), view.masks)
     for i, pipeline in view.pipelines.items():
         if pipeline.use is not None:
             path = ("pipeline", i, "use")

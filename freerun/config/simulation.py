@@ -18,6 +18,8 @@ from freerun.errors import ConfigError
 
 if TYPE_CHECKING:
     from freerun.config.models import Bench
+    from freerun.config.pulsers import Pulser
+    from freerun.config.sources import Source
     from freerun.simulation.config import TelescopeConfig
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
@@ -71,6 +73,19 @@ class Simulation(Section):
     )
 
 
+def _pulser(source: Source, told: Pulser) -> tuple[tuple[int, int], float]:
+    board = told.fpga if source.all_boards else source.fpga
+    assert isinstance(board, int)  # checked when the file was read
+    return (board, told.channel), told.rate
+
+
+def _is_pulser(source: Source, detector: Scintillator) -> bool:
+    """Is this the pulser of its source? No muon ever fires that."""
+    told = source.pulser
+    same_board = not source.all_boards or (told is not None and told.fpga == detector.fpga)
+    return told is not None and detector.channels == [told.channel] and same_board
+
+
 def telescope(bench: Bench, source: str | None = None) -> TelescopeConfig:
     """The telescope that the simulated sources of `bench` see; words in the format of `source`
     (of the first simulated source if not told; muons and times do not depend on it).
@@ -88,7 +103,9 @@ def telescope(bench: Bench, source: str | None = None) -> TelescopeConfig:
         source = next(iter(boards), None)
     detectors = [d for d in bench.detectors if d.source in boards]
     chambers = [d for d in detectors if isinstance(d, DriftChamber)]
-    counters = [d for d in detectors if isinstance(d, Scintillator)]
+    counters = [
+        d for d in detectors if isinstance(d, Scintillator) and not _is_pulser(boards[d.source], d)
+    ]
     if source not in boards or not chambers:
         raise ConfigError("the simulation needs a source with driver = \"simulate\", and drift "
                           "chambers on it")  # fmt: skip
@@ -118,6 +135,7 @@ def telescope(bench: Bench, source: str | None = None) -> TelescopeConfig:
         muon_rate_hz=told.muon_rate,
         noise_hz_per_tube=told.noise,
         noisy={(n.fpga, n.channel): n.rate for n in told.noisy},
+        pulsers=dict(_pulser(s, s.pulser) for s in boards.values() if s.pulser is not None),
         dead=tuple((n.fpga, n.channel) for n in told.dead),
         inefficiency=told.inefficiency,
         resolution_ps=float(told.resolution),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from freerun.config.base import BOARDS, Channels, Id, Section, problem
+from freerun.config.pulsers import Pulser
 from freerun.config.units import NANOSECONDS, Ns, Ps
 
 WORD_DRIVERS = ("simulate", "replay")
@@ -87,6 +88,9 @@ class Source(Section):
     )
     critical: bool = Field(default=True, description="without it the run is stopped")
     markers: Channels = Field(default=[], description="raw channels that are no detectors")
+    pulser: Pulser | None = Field(
+        default=None, description="a channel of known rate: counted again in the files"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -102,3 +106,10 @@ class Source(Section):
     def all_boards(self) -> bool:
         """Native channels of this source are (fpga << 9) | raw, not just raw."""
         return self.fpga == "all"
+
+    @property
+    def pulser_channel(self) -> int | None:
+        """Native channel of its pulser; None if it has none."""
+        if self.pulser is None:
+            return None
+        return ((self.pulser.fpga or 0) << 9 if self.all_boards else 0) | self.pulser.channel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
@@ -91,6 +92,8 @@ class TelescopeConfig:
     noise_hz_per_tube: float = 100.0
     noisy: Mapping[tuple[int, int], float] = field(default_factory=dict)
     """(board, raw channel) → Hz, on top."""
+    pulsers: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    """(board, raw channel) → Hz, exactly periodic; nothing else may fire there."""
     dead: tuple[tuple[int, int], ...] = ()
     inefficiency: float = 0.03
     """Per layer."""
@@ -150,9 +153,33 @@ class TelescopeConfig:
                 raise ConfigError(f"simulation: v1 triggers know boards 0 and 1, not {chamber}")
             if chamber.latency_ns < 25:
                 raise ConfigError("simulation: a trigger latency must be at least 25 ns")
-        for board, channel in (*self.noisy, *self.dead, geometry.scintillator):
+        for board, channel in (*self.noisy, *self.dead, *self.pulsers, geometry.scintillator):
             if not (0 <= board < MAX_BOARDS and 0 <= channel < MAX_CHANNELS):
                 raise ConfigError(f"simulation: there is no board {board} channel {channel}")
+        self._check_pulsers()
+
+    def _check_pulsers(self) -> None:
+        """A pulser fires at its rate, and by nothing else."""
+        chambers = self.geometry.chambers
+        for (board, channel), rate in self.pulsers.items():
+            of_chamber = any(
+                c.board == board and 0 <= channel - c.first_channel < 4 * self.geometry.cells
+                for c in chambers
+            )
+            if of_chamber or (board, channel) in (
+                *self.noisy, *self.dead, self.geometry.scintillator
+            ):  # fmt: skip
+                raise ConfigError(
+                    f"simulation: the pulser on board {board} channel {channel} needs a channel of "
+                    "its own: not of a chamber or the scintillator, not noisy, not dead"
+                )
+            if rate <= 0:
+                raise ConfigError(f"simulation: a pulser's rate must be above 0, got {rate}")
+            if self.repeat and (Fraction(repr(rate)) * CYCLE_BLOCKS * BLOCK_NS) % 10**9:
+                raise ConfigError(
+                    f"simulation: with repeat = true a pulser must fit into 8.91 s: {rate:g} Hz "
+                    "does not, 100 Hz does"
+                )
 
     def drawn(self, block: int) -> int:
         """The block whose random numbers `block` is made of."""
@@ -167,7 +194,10 @@ class TelescopeConfig:
     def boards(self) -> tuple[int, ...]:
         """Boards that have something to say, in order."""
         geometry = self.geometry
-        return tuple(sorted({c.board for c in geometry.chambers} | {geometry.scintillator[0]}))
+        pulsers = {board for board, _ in self.pulsers}
+        return tuple(
+            sorted({c.board for c in geometry.chambers} | {geometry.scintillator[0]} | pulsers)
+        )
 
     @cached_property
     def tables(self) -> Tables:

@@ -30,8 +30,9 @@ from freerun.simulation.muons import (
     track,
     tube,
 )  # fmt: skip
+from freerun.simulation.periodic import pulses_in
 from freerun.ticks import Clock
-from freerun.words import TICK, TICKS_PER_ORBIT
+from freerun.words import TICK, TICKS_PER_ORBIT, encode_hit
 
 U64 = npt.NDArray[np.uint64]
 
@@ -182,8 +183,21 @@ def _in_arrival_order(arrival: I64, words: U64, starts: I64, keys: I64, out: U64
         keys[j + 1], out[j + 1] = when, word
 
 
+def _pulser_words(
+    board: int, channel: int, at: I64, cfg: TelescopeConfig, grid: tuple[int, int, int]
+) -> U64:
+    """Hit words at the times `at`, with the rounding of all others."""
+    base, rest, first = grid
+    tick = np.maximum(first, base + (rest + 3 * at) // 2500)
+    orbit, inside = np.divmod(tick, _ORBIT)
+    fmt = cfg.word_format
+    return encode_hit(
+        board, channel, orbit & 0xFFFFFFFF, inside // 30, inside % 30 + fmt.tdc_first, fmt=fmt
+    )
+
+
 def block_words(cfg: TelescopeConfig, block: int, board: int, clock: Clock) -> U64:
-    """Words (u64[n]) of `board` whose muon or noise hit lies in block `block`, in arrival order.
+    """Words (u64[n]) of `board` whose muon, noise hit or pulse lies in `block`, as they arrive.
 
     A pure function of its arguments. A time becomes the tick that holds it (floor); the one tick
     that began before the block and reaches into it is written as the block's first, so no word is
@@ -210,7 +224,12 @@ def block_words(cfg: TelescopeConfig, block: int, board: int, clock: Clock) -> U
     noise_t = [
         times(cfg.seed, draws.NOISE_TIME + own * (only + 2), drawn, hz) for only, hz in noise
     ]
+    pulsers = [
+        (channel, pulses_in(block, hz))
+        for (fpga, channel), hz in sorted(cfg.pulsers.items()) if fpga == board
+    ]  # fmt: skip
     room = len(t0) * (5 * len(mine) + 1) + sum(map(len, noise_t))
+    room += sum(len(at) for _, at in pulsers)
     arrival = np.empty(room, np.int64)
     words = np.empty(room, np.uint64)
     n = _muon_words(
@@ -223,6 +242,10 @@ def block_words(cfg: TelescopeConfig, block: int, board: int, clock: Clock) -> U
             when, cfg.seed, draws.NOISE + own * (only + 2), drawn, board, only, tubes, t.alive,
             t.numbers, fmt.tdc_first, *grid, arrival, words, n,
         )  # fmt: skip
+    for channel, at in pulsers:  # never dead, and never out of order
+        words[n : n + len(at)] = _pulser_words(board, channel, at, cfg, grid)
+        arrival[n : n + len(at)] = at
+        n += len(at)
     out = np.empty(n, np.uint64)
     bins = 1 << max(4, math.ceil(math.log2(n + 1)))
     starts, keys = np.zeros(bins + 1, np.int64), np.empty(n, np.int64)
