@@ -29,7 +29,7 @@ demo: setup
 	@$(BIN)/freerun demo
 
 test: setup-test browser lint
-	@$(BIN)/pytest
+	@$(BIN)/python scripts/run_tests.py
 
 setup: $(VENV)/.done
 setup-test: $(VENV)/.done-test
