@@ -104,15 +104,27 @@ class Session:
 
     def finish_run(self) -> None:
         """Stop the run that goes on, if there is one, and wait until it is closed."""
-        document = self.last_run()
-        if document is None or document["state"] in ("closed", "failed"):
+        number = self._stop_run()
+        if number is None:
             return
-        if document["last"] is None:
-            answer = self.client.command("stop_run", why="the bench is stopped")
-            _say(answer["text"])
         _say("waiting for the run to be closed (Ctrl-C again: do not wait)")
-        if not self.installation.wait(lambda: self._is_closed(document["run"]), CLOSE_S):
-            _say(f"run {document['run']} is not closed yet: the next 'freerun up' goes on with it")
+        if not self.installation.wait(lambda: self._is_closed(number), CLOSE_S):
+            _say(f"run {number} is not closed yet: the next 'freerun up' goes on with it")
+
+    def _stop_run(self) -> int | None:
+        """The run that is to be closed. Run control is asked, not the documents: that of a run
+        which has begun a moment ago is not there yet."""
+        document = self.last_run()
+        open_run = document is not None and document["state"] not in ("closed", "failed")
+        try:
+            answer = self.client.command("stop_run", why="the bench is stopped")
+        except EnvironmentProblem as problem:
+            _say(str(problem))
+            answer = {"ok": False}
+        if answer["ok"]:
+            _say(answer["text"])
+            return int(answer["run"])
+        return int(document["run"]) if document is not None and open_run else None
 
     def _is_closed(self, number: int) -> bool:
         document = self.client.run(number)
