@@ -25,6 +25,7 @@ from freerun.app.locate import bench_file
 from freerun.app.session import Session
 from freerun.errors import EnvironmentProblem
 from freerun.kafka import Reader
+from freerun.readback import read, stretch
 from freerun.wire import read_part, read_result
 
 F64 = npt.NDArray[np.float64]
@@ -74,14 +75,11 @@ def closes(session: Session, first: int, last: int, since_ms: int) -> dict[int, 
     out: dict[int, int] = {}
     try:
         for source in bench.sources:
-            places = [(topics.raw(source.id), p) for p in range(bench.cluster.partitions)]
-            reader.assign(reader.offsets_at(places, since_ms))
-            while not all(reader.at_end(w) for w in places):
-                for record in reader.poll(500, 0.1):
+            for p in range(bench.cluster.partitions):
+                for record in read(reader, stretch(reader, (topics.raw(source.id), p), since_ms)):
                     part = read_part(record.headers)
                     if part.closes and first <= part.k <= last:
                         out[part.k] = max(out.get(part.k, 0), record.time_ms * 1_000_000)
-            reader.unassign(places)
     finally:
         reader.close()
     return out

@@ -24,7 +24,8 @@ from freerun.app.bench_broker import serving
 from freerun.app.bench_kernel import FORMAT, LENGTH, LENGTH_NS, Slice, simulated
 from freerun.app.bench_process_work import STAGES
 from freerun.errors import EnvironmentProblem
-from freerun.kafka import BEGINNING, Broker, Outgoing, Reader, Sender
+from freerun.kafka import Broker, Outgoing, Reader, Sender
+from freerun.readback import read, stretch
 from freerun.rows import codec
 from freerun.service import MALLOC, Service
 from freerun.slices import partition
@@ -205,15 +206,11 @@ def _report(
 def _bytes(address: str, topic: str) -> int:
     """What of a topic is committed: bytes of its bodies."""
     reader = Reader(address, "bench.look")
-    places = [(topic, p) for p in range(PARTITIONS)]
-    reader.assign(dict.fromkeys(places, BEGINNING))
-    total = 0
     try:
-        while not all(reader.at_end(w) for w in places):
-            total += sum(len(r.value) for r in reader.poll(500, 0.05))
+        whole = [stretch(reader, (topic, p), 0) for p in range(PARTITIONS)]
+        return sum(len(record.value) for what in whole for record in read(reader, what))
     finally:
         reader.close()
-    return total
 
 
 @contextmanager

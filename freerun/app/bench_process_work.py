@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from freerun import config
+from freerun.errors import EnvironmentProblem
 from freerun.kafka import BEGINNING, Reader
 from freerun.topics import Topics
 
@@ -46,9 +47,13 @@ def fetch(told: dict[str, Any]) -> int:
     reader = Reader(told["address"], "bench.fetch")
     places = [(topics.raw(s), p) for s in told["sources"] for p in range(told["partitions"])]
     reader.assign(dict.fromkeys(places, BEGINNING))
-    read = 0
+    read, end = 0, time.monotonic() + PATIENCE_S
     try:
         while not all(reader.at_end(w) for w in places):
+            if time.monotonic() > end:
+                raise EnvironmentProblem(
+                    f"the raw records could not be read in {PATIENCE_S:.0f} s: is the broker well?"
+                )
             read += sum(len(r.value) for r in reader.poll(500, 0.05))
     finally:
         reader.close()

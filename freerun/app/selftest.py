@@ -53,6 +53,7 @@ def chosen(only: Sequence[str]) -> list[Fault]:
 def selftest(full: bool, only: Sequence[str], json_file: Path | None, keep: Path | None) -> None:
     """Run it; raises `LedgerGap` unless every verdict is good."""
     patience, faults = FULL if full else SHORT, chosen(only)
+    benchmark.check_files(json_file, None)  # not after minutes
     begun = time.monotonic()
     os.environ.pop("FREERUN_KAFKA", None)  # the broker of this test is killed: it is our own
     os.environ[KEYS] = "selftest"
