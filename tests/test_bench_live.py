@@ -74,7 +74,8 @@ def test_latency_and_soak(
         table = Table("latency")
         bench_latency.measure_in(table, session, 0.01, 2.0, warm_s=1.0)
         rows = rows_of(table, tmp_path)
-        assert rows["slices measured"] == 20 and rows["slices that never came"] == 0
+        # a busy run control stops a slice or more later than asked
+        assert rows["slices measured"] >= 20 and rows["slices that never came"] == 0
         assert rows["hit → visible result, p99"] >= rows["hit → visible result, p50"] > 0
         assert rows["end of slice → visible result, p50"] < rows["hit → visible result, p50"]
 
