@@ -7,6 +7,7 @@ and the files for results; the account says so under `unknown`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from freerun.topics import Topics
 from freerun.wire import MARK, Part, checksum, read_part, read_result
 
 FOREVER = 1 << 62
+WINDOW = 20_000  # slices whose fragments may be held at once; a switch of source costs a seek
+QUEUE_MB = 16  # only headers are looked at: what is fetched ahead is memory for nothing
 
 
 class Files(Protocol):
@@ -54,7 +57,7 @@ def account_of(
     partitions = plan.install.P
     sources = sorted({s for e in plan.entries if e.run == run.number for s in e.roster
                       if only is None or s in only})  # fmt: skip
-    reader = Reader(address, f"{topics.system}.verify", fetch_wait_ms=5)
+    reader = Reader(address, f"{topics.system}.verify", queue_mb=QUEUE_MB, fetch_wait_ms=5)
     try:
         raw = _kept(reader, topics, plan, run, sources, partitions, to_ms)
         account = Account(
@@ -67,7 +70,6 @@ def account_of(
             )
         for p in range(partitions):
             _raw(reader, plan, run, p, raw, account, deep)
-        for p in range(partitions):
             _results(reader, topics, run, p, partitions, pipeline, account, files)
     finally:
         reader.close()
@@ -110,32 +112,54 @@ def _begins(headers: Any) -> int | None:
 def _raw(
     reader: Reader, plan: Plan, run: Run, p: int, raw: _Raw, account: Account, deep: bool
 ) -> None:
+    """One partition, a window of slices at a time, so that a day's run needs no day's memory."""
     assert plan.install is not None and run.last is not None
+    last = run.last
     assembler = Assembler(
         p, plan.install.P, raw.whole_from, _check if deep else None, account.sources
     )
-    for source, mine in account.sources.items():
+
+    def offer(source: str, what: Stretch, edge: int) -> Stretch | None:
+        """Offer what is of slices before `edge`; returns what is left then, None if nothing is."""
+        mine, fragments = account.sources[source], assembler.sources[source].fragments
+        with closing(read(reader, what)) as records:
+            for record in records:
+                part = read_record(source, record.headers, record.time_ms, plan)
+                if isinstance(part, Part):
+                    if edge <= part.k < FOREVER:
+                        return replace(what, start=record.offset)
+                    mine.see(part)
+                    if part.part != MARK and not raw.whole_from <= part.k <= last:
+                        if part.late:
+                            continue
+                        # of another run: all that matters here is how far the source has come
+                        part = replace(part, part=MARK, flags=0, rows=0)
+                assembler.offer(source, record.offset, part, record.value if deep else b"", plan)
+                if isinstance(part, Part) and part.k in fragments:
+                    fragments[part.k].bodies.clear()
+        return None
+
+    left = {source: raw.stretches[(source, p)] for source in account.sources}
+    for source in left:
         assembler.add_source(source, Resume(0, {}))
-        for record in read(reader, raw.stretches[(source, p)]):
-            part = read_record(source, record.headers, record.time_ms, plan)
-            if isinstance(part, Part):
-                mine.see(part)
-                if part.part != MARK and not raw.whole_from <= part.k <= run.last:
-                    if part.late:
-                        continue
-                    # of another run: all that matters here is how far the source has come
-                    part = replace(part, part=MARK, flags=0, rows=0)
-            assembler.offer(source, record.offset, part, record.value if deep else b"", plan)
-            for fragment in assembler.sources[source].fragments.values():
-                fragment.bodies.clear()
-    while assembler.next <= run.last:
-        bundle = assembler.ready(plan, FOREVER, lambda _s, _seq: True)
-        if bundle is None:
-            account.gaps.append(
-                f"slice {assembler.next}: still waits for {sorted(assembler.awaited(plan))}"
-            )
-            break
-        account.bundle(bundle)
+    edge = raw.whole_from
+    while left:
+        edge = edge + WINDOW if edge <= last else FOREVER
+        for source, what in list(left.items()):
+            rest = offer(source, what, edge)
+            if rest is None:
+                del left[source]
+            else:
+                left[source] = rest
+        while assembler.next <= last:
+            bundle = assembler.ready(plan, FOREVER, lambda source, _seq: source not in left)
+            if bundle is None:
+                break
+            account.bundle(bundle)
+    if assembler.next <= last:
+        account.gaps.append(
+            f"slice {assembler.next}: still waits for {sorted(assembler.awaited(plan))}"
+        )
     account.trailing({s: dict(state.counts) for s, state in assembler.sources.items()})
 
 

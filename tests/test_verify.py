@@ -22,6 +22,7 @@ from test_lane import lane
 from typer.testing import CliRunner
 
 from controllers import closing
+from controllers import verify as windows
 from controllers.writer.service import Writer
 from freerun import config
 from freerun.app.cli import app
@@ -119,6 +120,15 @@ def test_the_ledger_is_the_same_when_it_is_computed_again(run: Lab) -> None:
     assert len([f for f in outputs["root0"]["files"] if f["kind"] == "events"]) == 3
     live = found.verdict["sources"]["tdc0"]["live_ns"]
     assert live == (run.last - run.first + 1) * run.bench.time.slice
+
+
+def test_the_ledger_is_the_same_a_few_slices_at_a_time(
+    run: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = look(run)
+    monkeypatch.setattr(windows, "WINDOW", 4)
+    parts = look(run)
+    assert parts.ok and parts.to_json() == whole.to_json()
 
 
 def test_the_tables_beside_the_files(run: Lab) -> None:
@@ -288,7 +298,9 @@ def test_what_retention_took_is_said_and_not_guessed(broker: str, tmp_path: Path
 # ------------------------------------------------------------------ decisions of the moment
 
 
-def test_who_was_given_up_live_is_given_up_again(broker: str, tmp_path: Path) -> None:
+def test_who_was_given_up_live_is_given_up_again(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """digi0 is given up before it sends: one partition goes without it, and then it does send.
     The plan says the same of all slices, only the results know."""
     with new_lab(broker, f"tg{time.time_ns():x}", tmp_path) as run:
@@ -327,6 +339,9 @@ def test_who_was_given_up_live_is_given_up_again(broker: str, tmp_path: Path) ->
         deep = look(run, deep=True)
         assert deep.ok, deep.gaps
         assert deep.deep["muons"]["slices"] == len(infos)
+        whole = look(run)
+        monkeypatch.setattr(windows, "WINDOW", 2)
+        assert look(run).to_json() == whole.to_json()
 
 
 def wait_for_marks(run: Lab, source: str) -> None:
