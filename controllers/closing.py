@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from controllers.checking import verdict_of
+from controllers.apart import apart
 from controllers.documents import RunsTopic
 from controllers.plan_writer import PlanWriter
 from freerun import __version__
@@ -132,7 +132,7 @@ class Closer:
         }  # fmt: skip
 
     def _verdict(self, run: Run, outputs: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-        """The ledger's verdict; computed beside the main loop, so commands are still heard."""
+        """The ledger's verdict; computed in another process, so commands are still heard."""
         if run.number in self._verdicts:
             return self._verdicts[run.number]
         if self._checking is None:
@@ -146,8 +146,10 @@ class Closer:
         service, plan = self._service, self._writer.plan
         document = self._runs.documents.runs[run.number] | {"last": run.last}
         try:
-            verdict = verdict_of(service.address, service.topics, plan, run, document, outputs,
-                                 service.bench, thorough=False)  # fmt: skip
+            verdict = apart(
+                "controllers.checking", "verdict_of", service.address, service.topics, plan, run,
+                document, outputs, service.bench, thorough=False,
+            )  # fmt: skip
         except BrokerTrouble as error:
             log.warning("ledger_delayed", run=run.number, error=str(error))
             time.sleep(1)

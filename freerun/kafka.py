@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -168,15 +169,17 @@ class Reader:
         that was made just now, or a broker that has just begun, may need some questions; a client
         that was told "unknown" once asks again by itself after minutes only."""
         end = time.monotonic() + LEARN_S
-        for topic in topics - self._learned:
-            try:
-                while not _has_leaders(self._consumer.list_topics(topic, timeout=2.0), topic):
-                    if time.monotonic() > end:
-                        return
-                    time.sleep(0.05)
-                self._learned.add(topic)
+        while unknown := topics - self._learned:
+            try:  # many at once: each question waits behind a fetch
+                one = {"topic": next(iter(unknown))} if len(unknown) == 1 else {}
+                found = self._consumer.list_topics(timeout=2.0, **one)
             except KafkaException:
                 return  # no broker now: the fetch will find out
+            self._learned |= {t for t in unknown if _has_leaders(found, t)}
+            if time.monotonic() > end:
+                return
+            if not topics <= self._learned:
+                time.sleep(0.05)
 
     def unassign(self, places: Iterable[Where]) -> None:
         gone = [w for w in places if w in self.position]
@@ -270,14 +273,35 @@ class Reader:
         """The first offset at or after a broker time, for each place; its end if there is none.
 
         The ends are asked first: a record that arrives between the two questions is not passed
-        over.
+        over. Two questions for all places: each waits behind a fetch, a question for each of 64
+        sources times 8 partitions took minutes. Raises `BrokerTrouble` after `timeout` seconds.
         """
+        some = list(places)
+        ends = self._offsets_at(some, OFFSET_END, timeout)
+        found = self._offsets_at(some, time_ms, timeout)
+        return {w: found[w] if found[w] >= 0 else ends[w] for w in some}
+
+    def _offsets_at(self, places: list[Where], time_ms: int, timeout: float) -> dict[Where, int]:
+        """What the broker says of all `places`; asks again while it does not know them yet."""
+        end = time.monotonic() + timeout
         asked = [TopicPartition(t, p, time_ms) for t, p in places]
-        out = {(a.topic, a.partition): self.high((a.topic, a.partition), timeout) for a in asked}
-        for found in self._call(self._consumer.offsets_for_times, asked, timeout) if asked else []:
-            if found.offset >= 0:
-                out[(found.topic, found.partition)] = found.offset
-        return out
+        while asked:
+            try:
+                found = self._call(self._consumer.offsets_for_times, asked, timeout)
+                bad = next((f for f in found if f.error is not None), None)
+                if bad is None:
+                    return {(f.topic, f.partition): f.offset for f in found}
+                trouble = BrokerTrouble(f"offsets of {bad.topic}: {bad.error.str()}")
+            except BrokerTrouble as error:
+                trouble = BrokerTrouble(f"offsets of {places[0][0]}: {error}")
+            if time.monotonic() > end:
+                raise trouble
+            # a client that was told "unknown" keeps that for good, unless it asks for the topic
+            topics = {t for t, _ in places}
+            self._learned -= topics
+            self._learn(topics)
+            time.sleep(0.05)
+        return {}
 
     def committed(self, places: Iterable[Where], timeout: float = 10.0) -> dict[Where, Position]:
         """The group's committed offsets with metadata, of the places that have one. Tries again

@@ -18,7 +18,7 @@ from functools import partial
 import structlog
 
 from freerun.assembler import Bundle, Resume
-from freerun.kafka import Fenced, Reader, Transactional
+from freerun.kafka import BrokerTrouble, Fenced, Reader, Transactional, Where
 from freerun.plan import Plan
 from freerun.planlog import PlanLog
 from freerun.topics import Topics
@@ -118,8 +118,7 @@ class Lane:
                     self._guarded(owner.p, partial(owner.offer_again, self.plan), out)
             self._plan_at = time.monotonic() + (IDLE_S if self._idle else PLAN_EVERY_S)
             self._take_over_missing(out, end)
-            for owner in list(self._owners.values()):
-                self._guarded(owner.p, partial(self._assign, owner), out)
+            self._assign()
         busy = any(o.committing for o in self._owners.values())
         records = self._reader.poll(500, 0.005 if busy else IDLE_S if self._idle else 0.03)
         if records:
@@ -202,27 +201,34 @@ class Lane:
             transactions.close()
             raise
 
-    def _assign(self, owner: Owner) -> None:
+    def _assign(self) -> None:
         """Begin to read sources that the plan names and that are not read yet."""
-        known = owner.assembler.sources
-        missing = [s for s in self._sources if s not in known]
-        if not missing:
-            return
         first_named: dict[str, int] = {}
         for entry in self.plan.entries:
             if entry.kind != "give_up" and entry.run is not None:
                 for source in entry.roster:
                     first_named.setdefault(source, entry.time_ms)
-        for source in missing:
-            where = (self._topics.raw(source), owner.p)
-            resume = owner.committed.get(source)
-            if resume is None:
-                if source not in first_named:
+        known: dict[Where, Resume] = {}
+        new: dict[int, list[Where]] = {}  # broker time → what begins with it
+        for owner in self._owners.values():
+            for source in self._sources:
+                where = (self._topics.raw(source), owner.p)
+                if source in owner.assembler.sources:
                     continue
-                offset = self._reader.offsets_at([where], first_named[source])[where]
-                resume = Resume(offset, {})
-            owner.add_source(source, resume)
-            self._reader.assign({where: resume.offset})
+                if (resume := owner.committed.get(source)) is not None:
+                    known[where] = resume
+                elif source in first_named:
+                    new.setdefault(first_named[source], []).append(where)
+        try:
+            for time_ms, places in new.items():
+                found = self._reader.offsets_at(places, time_ms)
+                known |= {where: Resume(offset, {}) for where, offset in found.items()}
+            self._reader.assign({where: resume.offset for where, resume in known.items()})
+        except BrokerTrouble as error:  # nothing is read yet: it is tried again
+            log.warning("sources_not_assigned", error=str(error))
+            return
+        for (topic, p), resume in known.items():
+            self._owners[p].add_source(self._source_of[topic], resume)
 
     # ------------------------------------------------------------------ work
 

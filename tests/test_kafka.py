@@ -8,10 +8,19 @@ import time
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_END, TopicPartition
 
 from freerun.compacted import newest
-from freerun.kafka import BEGINNING, Broker, Outgoing, Publisher, Reader, Record, Sender
+from freerun.kafka import (
+    BEGINNING,
+    Broker,
+    BrokerTrouble,
+    Outgoing,
+    Publisher,
+    Reader,
+    Record,
+    Sender,
+)
 from freerun.topics import Topic
 
 
@@ -22,13 +31,12 @@ def test_a_record_that_arrives_between_the_questions_is_not_passed_over(
     where, records = ("t", 0), 0
 
     class Consumer:
-        def get_watermark_offsets(self, _: Any, __: float) -> tuple[int, int]:
-            return 0, records
-
         def offsets_for_times(self, asked: list[Any], _: float) -> list[Any]:
             nonlocal records
+            here = records
             records += 2
-            return [TopicPartition(a.topic, a.partition, -1) for a in asked]
+            return [TopicPartition(a.topic, a.partition, here if a.offset == OFFSET_END else -1)
+                    for a in asked]  # fmt: skip
 
     reader = Reader.__new__(Reader)
     monkeypatch.setattr(reader, "_consumer", Consumer(), raising=False)
@@ -54,6 +62,40 @@ def test_offsets_at_a_time(broker: str, installation: str) -> None:
             reader.close()
     finally:
         admin.delete([topic])
+
+
+def test_many_places_are_few_questions(
+    broker: str, installation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each place would wait for a fetch each time."""
+    names = [f"{installation}.many{i}" for i in range(8)]
+    admin = Broker(broker)
+    admin.create([Topic(name, 8, {}) for name in names])
+    reader = Reader(broker, "many")
+    asked, call = [], reader._call
+
+    def counted(function: Any, *args: Any) -> Any:
+        asked.append(function.__name__)
+        return call(function, *args)
+
+    monkeypatch.setattr(reader, "_call", counted)
+    try:
+        places = [(name, p) for name in names for p in range(8)]
+        reader.assign(dict.fromkeys(places, 0))  # learns them
+        assert reader.offsets_at(places, 0) == dict.fromkeys(places, 0)
+        assert len(asked) < 8, asked  # a new topic may be asked for again
+    finally:
+        reader.close()
+        admin.delete(names)
+
+
+def test_a_place_that_is_not_there_is_trouble(broker: str, installation: str) -> None:
+    reader = Reader(broker, "nowhere")
+    try:
+        with pytest.raises(BrokerTrouble, match=f"{installation}.none"):
+            reader.offsets_at([(f"{installation}.none", 0)], 0, timeout=0.2)
+    finally:
+        reader.close()
 
 
 def test_a_partition_that_was_paused_and_let_go_is_read_when_it_is_taken_again(

@@ -368,7 +368,7 @@ def test_a_ledger_that_cannot_be_computed_ends_as_a_gap(
         tries.append(1)
         raise ZeroDivisionError("a mistake in freerun")
 
-    monkeypatch.setattr(closing, "verdict_of", broken)
+    monkeypatch.setattr(closing, "apart", broken)
     with new_lab(broker, f"tc{time.time_ns():x}", tmp_path) as run:
         run.start_sources()
         run.run_lane("muons")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from freerun import config
 from freerun.app.bench import Table
-from freerun.app.bench_whole import faster
+from freerun.app.bench_whole import faster, fill_page_cache
 from freerun.app.locate import bench_file
 from freerun.app.session import Session
 from freerun.errors import EnvironmentProblem
@@ -29,7 +29,7 @@ from freerun.readback import read, stretch
 from freerun.wire import read_part, read_result
 
 F64 = npt.NDArray[np.float64]
-WARM_S = 10.0  # of the run: the JVM compiles, lanes take over
+WARM_S = 30.0  # of the run: the JVM compiles, lanes take over
 CLOSING_S = 180.0
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -105,6 +105,7 @@ def measure(
     """Fill `table` from a run of `seconds` at `rate` million rows/s."""
     with tempfile.TemporaryDirectory(prefix="freerun-bench-") as scratch:
         folder = Path(scratch)
+        fill_page_cache(folder / "zeros")
         told = config.load(_written(folder / "rate.toml", faster(bench_file(bench), rate)))
         told = told.model_copy(update={"time": told.time.model_copy(update={"slice": slice_ns})})
         path = _written(folder / "bench.toml", told.resolved_toml())

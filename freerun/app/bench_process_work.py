@@ -71,12 +71,13 @@ def lane(told: dict[str, Any], pipeline: Any, stage: str, watch: Watch) -> int:
         """Computes and throws away."""
 
         def _work(self, owner: Any, out: Any, end: float) -> None:
-            while True:
-                bundle = owner.assembler.ready(self.plan, time.time_ns(), lambda s, seq: True)
-                if bundle is None:
-                    return
+            bundle = owner.assembler.ready(self.plan, time.time_ns(), lambda s, seq: True)
+            if bundle is not None:
                 look[stage](bundle)
                 out.slices += 1
+                self.some = True
+
+        some = False
 
     kind = whole if stage == "commit" else Dry
     mine = kind(told["address"], Topics(told["system"]), pipeline, told["sources"],
@@ -84,7 +85,9 @@ def lane(told: dict[str, Any], pipeline: Any, stage: str, watch: Watch) -> int:
     done, end = 0, time.monotonic() + PATIENCE_S
     try:
         while done < told["slices"] and time.monotonic() < end:
-            out = mine.run(range(told["partitions"]), 0.1)
+            # without commits all slices may be ready at once: the watch must begin before that
+            out = mine.run(range(told["partitions"]), 0.1, lambda: getattr(mine, "some", False))
+            mine.some = False
             if out.retaken or out.failed:
                 raise RuntimeError(f"{out.retaken} takes-over, {out.failed} failed slices")
             done += out.slices

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 # Stealing, spilling, profiling and pausing would get in the way of lanes that own partitions.
+YIELDING = 5  # niceness: a third of the processor that the others get, when there is none free
 DASK = {
     "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
@@ -159,6 +160,10 @@ class Installation:
     def _python(self, *args: str) -> list[str]:
         return [sys.executable, "-m", *args]
 
+    def _yielding(self, *args: str) -> list[str]:
+        """Of a service that stores or shows: it can wait, who reads out and builds cannot."""
+        return ["nice", "-n", str(YIELDING), *self._python(*args)]
+
     def _common(self) -> list[str]:
         out = ["--bench", str(self._bench_path), "--kafka", self.service_address,
                "--data", str(self.data)]  # fmt: skip
@@ -181,13 +186,13 @@ class Installation:
             argv = self._python("processors", *common, "--pipeline", pipeline.id,
                                 "--scheduler-file", str(self.scheduler_file))  # fmt: skip
             add(Service(f"loop-{pipeline.id}", argv, quiet))
-            argv = self._python("controllers", "monitor", *common, "--pipeline", pipeline.id)
+            argv = self._yielding("controllers", "monitor", *common, "--pipeline", pipeline.id)
             add(Service(f"monitor-{pipeline.id}", argv, quiet))
-        add(Service("writer", self._python("controllers", "writer", *common), heavy))
+        add(Service("writer", self._yielding("controllers", "writer", *common), heavy))
         if with_dashboard:
             port = free_port(dashboard_port)
             self.dashboard_url = f"http://127.0.0.1:{port}/"
-            argv = self._python("dashboard", *common, "--port", str(port))
+            argv = self._yielding("dashboard", *common, "--port", str(port))
             add(Service("dashboard", argv, quiet))
 
     @property

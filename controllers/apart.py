@@ -1,0 +1,75 @@
+"""A call in a process of its own: what it takes of memory and of the interpreter goes with it.
+
+A run's ledger reads all topics and files of the run. In run control's own process it left some
+20 MB behind each time, and held the lock that commands wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from importlib import import_module
+from typing import Any
+
+from freerun.errors import FreerunError
+from freerun.service import log_to_stderr
+
+
+def apart(module: str, function: str, *args: Any, **named: Any) -> Any:
+    """What `module.function(*args, **named)` returns or raises; all of it must be picklable.
+
+    The process ends with this one, however this one ends. `FreerunError` if it ends too early.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "controllers.apart"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            pickle.dump((module, function, args, named), process.stdin)
+            process.stdin.flush()
+            said = process.stdout.read()  # its end; our end of its stdin stays open till then
+        except BrokenPipeError:
+            said = b""
+        finally:
+            process.kill()
+    if not said:
+        raise FreerunError(
+            f"the process of {module}.{function} ended before it said anything: its error is in "
+            "the log; was there memory enough?"
+        )
+    good, what = pickle.loads(said)
+    if not good:
+        raise what
+    return what
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    log_to_stderr()
+    module, function, args, named = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answer = os.dup(1)
+    os.dup2(2, 1)  # whatever prints, prints to the log
+    try:
+        said: tuple[bool, Any] = True, getattr(import_module(module), function)(*args, **named)
+    except Exception as error:  # it is raised again over there
+        said = False, error
+    try:
+        told = pickle.dumps(said)
+        pickle.loads(told)
+    except Exception:  # some exceptions cannot be taken apart and put together again
+        told = pickle.dumps((False, RuntimeError(f"{type(said[1]).__name__}: {said[1]}")))
+    with open(answer, "wb") as out:
+        out.write(told)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A call in a process of its own: its answer, its errors, and its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from controllers.apart import apart
+from freerun.errors import FreerunError, LedgerGap
+from freerun.kafka import BrokerTrouble
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that only the other process imports."""
+    (tmp_path / "some_work.py").write_text(
+        "import os, time\n"
+        "from freerun.errors import LedgerGap\n"
+        "from freerun.kafka import BrokerTrouble\n"
+        "class Odd(Exception):\n"
+        "    def __init__(self, a, b): super().__init__(f'{a} and {b}')\n"
+        "def add(a, *, b): print('not an answer'); return os.getpid(), a + b\n"
+        "def gap(): raise LedgerGap('one word')\n"
+        "def away(): raise BrokerTrouble('no broker')\n"
+        "def odd(): raise Odd(1, 2)\n"
+        "def end(): os.kill(os.getpid(), 9)\n"
+        "def wait(): time.sleep(600)\n"
+        "def open_file(): return open(__file__)\n"
+    )
+    here = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), here])))
+    monkeypatch.chdir(ROOT)
+    return "some_work"
+
+
+def test_it_answers_from_another_process(module: str, capfd: pytest.CaptureFixture[str]) -> None:
+    pid, total = apart(module, "add", 2, b=3)
+    assert total == 5 and pid != os.getpid()
+    assert not psutil.pid_exists(pid)
+    assert "not an answer" in capfd.readouterr().err  # what it prints is for the log
+
+
+def test_a_great_answer_and_a_great_question(module: str) -> None:
+    big = b"x" * 5_000_000
+    assert apart(module, "add", big, b=big)[1] == big + big
+
+
+def test_its_errors_are_ours(module: str) -> None:
+    with pytest.raises(LedgerGap, match=r"^one word$"):
+        apart(module, "gap")
+    with pytest.raises(BrokerTrouble, match=r"^no broker$"):
+        apart(module, "away")
+    with pytest.raises(RuntimeError, match=r"^Odd: 1 and 2$"):
+        apart(module, "odd")
+    with pytest.raises(RuntimeError, match="TextIOWrapper"):
+        apart(module, "open_file")
+    with pytest.raises(ModuleNotFoundError, match="no_such"):
+        apart("no_such", "thing")
+
+
+def test_a_process_that_is_killed_is_an_error(module: str) -> None:
+    with pytest.raises(FreerunError, match="ended before it said anything"):
+        apart(module, "end")
+
+
+def test_it_ends_with_its_parent(module: str) -> None:
+    code = f"from controllers.apart import apart; apart({module!r}, 'wait')"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        child = _child_of(parent.pid)
+    finally:
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+    child.wait(20)
+
+
+def _child_of(pid: int) -> psutil.Process:
+    end = time.monotonic() + 30
+    while not (found := psutil.Process(pid).children()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found[0]
