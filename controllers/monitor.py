@@ -156,7 +156,7 @@ class MonitorService:
         while not stopping():
             self._follow_plan()
             if self._fold is None or self._final:
-                time.sleep(0.2)
+                time.sleep(0.25)
             else:
                 for record in self._reader.poll(200, 0.1):
                     part = read_result(record.headers)

@@ -24,6 +24,7 @@ from freerun.slices import slice_of
 
 log = structlog.get_logger()
 CLOCK_OFF_NS = 1_000_000_000
+PLAN_EVERY_S = 0.25  # nobody else writes it; what we write is read back at once
 FOLDER = re.compile(r"Run(\d{6})$")
 
 
@@ -47,8 +48,9 @@ class RunControl:
         self._runs = RunsTopic(address, topics, f"{topics.system}.control", self._publisher)
         self._runs.read_all()
         self._state_at = (topics.state, 0)
+        beat_ms = int(timeouts.seconds("heartbeat") * 1000)
         self._state = Reader(address, f"{topics.system}.control.state", committed=False, queue_mb=8,
-                             fetch_wait_ms=500)  # fmt: skip
+                             fetch_wait_ms=min(500, beat_ms // 2), hurry=False)  # fmt: skip
         self._state.assign({self._state_at: BEGINNING})
         self._reconciler = Reconciler("control/control", bench.time.slice, bench.time.give_up_after)
         self._closer = Closer(service, self._runs, self._writer)
@@ -61,6 +63,7 @@ class RunControl:
     # ------------------------------------------------------------------ main loop
 
     def run(self, stopping: Callable[[], bool]) -> None:
+        refresh_at = 0.0
         try:
             while not stopping():
                 for command, behind in self._writer.commands(0.1):
@@ -70,7 +73,9 @@ class RunControl:
                     self._writer.confirm()
                     self._another = False
                 self._runs.poll()
-                self._writer.refresh()
+                if time.monotonic() >= refresh_at:
+                    refresh_at = time.monotonic() + PLAN_EVERY_S
+                    self._writer.refresh()
                 self._reconcile()
                 self._closer.turn()
                 self._stop_by_itself()

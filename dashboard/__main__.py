@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     feed = Feed(
         started.topics,
         pipeline.id,
-        lambda: Reader(started.address, "dashboard", queue_mb=16, fetch_wait_ms=500),
+        lambda: Reader(started.address, "dashboard", queue_mb=16, fetch_wait_ms=250, hurry=False),
         lambda: Publisher(started.address, "dashboard"),
         url,
     )

@@ -119,6 +119,7 @@ class Reader:
     Assignment and offsets are always explicit, because take-over is what decides them. New data
     come at once; `fetch_wait_ms` is how long the broker holds an empty answer, and so how late the
     end of a partition is noticed. Short waits of many readers cost the broker its idle core.
+    Without `hurry` new data, too, come after that time, all together: for heartbeats and the like.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Reader:
         group: str | None = None,
         queue_mb: int = 128,
         fetch_wait_ms: int = 200,
+        hurry: bool = True,
     ) -> None:
         settings = _client(address, name) | {
             "group.id": group or f"freerun.{name}",
@@ -140,6 +142,7 @@ class Reader:
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "fetch.queue.backoff.ms": 5,
             "fetch.wait.max.ms": fetch_wait_ms,
+            "fetch.min.bytes": 1 if hurry else 1 << 20,
             "fetch.message.max.bytes": 4 << 20,
             "fetch.max.bytes": MESSAGE_BYTES * 2,
             "receive.message.max.bytes": MESSAGE_BYTES * 2 + 1024,
@@ -245,8 +248,9 @@ class Reader:
         return where in self.ends and self.ends[where] == self.position.get(where)
 
     def high(self, where: Where, timeout: float = 5.0) -> int:
-        """The end of a partition, asked from the broker (of what this reader may see)."""
-        return self.bounds(where, timeout)[1]
+        """The end of a partition, asked from the broker (of what this reader may see). Tries again
+        while a new partition has no leader yet; `BrokerTrouble` after `timeout` seconds."""
+        return self._offsets_at([where], OFFSET_END, timeout)[where]
 
     def bounds(self, where: Where, timeout: float = 5.0) -> tuple[int, int]:
         """First offset kept, and the end. Tries again while a new partition has no leader yet."""

@@ -12,7 +12,7 @@ from distributed import Client
 
 from processors.task import lane_task
 
-ASK_S = 0.25  # between two questions to the scheduler who lives: each costs it a millisecond
+ASK_S = 0.5  # between two questions to the scheduler who lives: each costs it a millisecond
 
 
 @dataclass

@@ -28,7 +28,8 @@ from processors.pipeline import Pipeline, SliceResult
 log = structlog.get_logger()
 
 PLAN_EVERY_S = 0.05
-IDLE_S = 0.1  # … and how long a record is waited for, when none came for long
+PLAN_IDLE_S = 0.25  # when no record came for QUIET_S
+IDLE_S = 0.1  # … and how long one is waited for then
 QUIET_S = 10.0
 THREADS = 4  # for commits and take-overs
 BATCH = 8  # slices of one partition in one transaction, under backlog
@@ -116,7 +117,7 @@ class Lane:
             if self._log.poll(timeout=1.0):
                 for owner in list(self._owners.values()):
                     self._guarded(owner.p, partial(owner.offer_again, self.plan), out)
-            self._plan_at = time.monotonic() + (IDLE_S if self._idle else PLAN_EVERY_S)
+            self._plan_at = time.monotonic() + (PLAN_IDLE_S if self._idle else PLAN_EVERY_S)
             self._take_over_missing(out, end)
             self._assign()
         busy = any(o.committing for o in self._owners.values())

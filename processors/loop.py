@@ -25,6 +25,7 @@ from processors.setup import lane_of, spec_of
 
 log = structlog.get_logger()
 TASK_S = 1.0
+LOOK_S = 0.1  # two tasks wait at each worker: none is idle meanwhile
 
 
 class Loop:
@@ -137,7 +138,7 @@ class Loop:
                     if result["lost"] and result["generation"] == spec["generation"]:
                         raise Fenced(f"a later loop of {self._pipeline} has begun: this one ends")
             self._beat(spec, live, cluster.dashboard, "RUNNING" if live else "WAITING")
-            time.sleep(0.05)
+            time.sleep(LOOK_S)
 
     # ------------------------------------------------------------------ news
 

@@ -30,7 +30,7 @@ from producers.spool import Spool
 
 log = structlog.get_logger()
 
-PLAN_EVERY_S = 0.1
+PLAN_EVERY_S = 0.2
 EARLY_NS = 300_000_000  # reading for a run begins this long before its first slice
 FEW_WORDS = 9  # words whose middle time is the lane's: odd ones move nothing
 OPEN_BYTES = 512 << 20  # rows of open slices in memory; beyond it payload is dropped and counted

@@ -83,7 +83,7 @@ class Writer:
                 self._take_next_run()
             if self._job is None:
                 self._heart.beat("READY", **self._announcer.counts)
-                self.serving.stopping.wait(0.1)
+                self.serving.stopping.wait(0.25)
                 return
         job = self._job
         self._fetch(job)

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from freerun import config
 from freerun.app.bench import Table
-from freerun.app.bench_whole import faster, fill_page_cache
+from freerun.app.bench_cache import fill_page_cache
+from freerun.app.bench_whole import faster
 from freerun.app.locate import bench_file
 from freerun.app.session import Session
 from freerun.errors import EnvironmentProblem

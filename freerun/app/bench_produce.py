@@ -18,6 +18,7 @@ import numpy as np
 
 from freerun.app.bench import Measured, Table, side_by_side
 from freerun.app.bench_broker import serving
+from freerun.app.bench_cache import fill_page_cache
 from freerun.broker.jars import ensure_jars
 from freerun.broker.java import find_java
 from freerun.errors import EnvironmentProblem
@@ -28,6 +29,7 @@ from freerun.wire import PART_BYTES
 
 TOOL = "org.apache.kafka.tools.ProducerPerformance"
 PARTITIONS = 8
+LARGE = 500_000_000  # bytes of a turn that feel whether the kernel's memory was touched before
 WARM_RECORDS = 100  # the tool does not count its first records, like our warm-up
 RATE = re.compile(r"([\d.]+) records/sec")
 
@@ -49,6 +51,8 @@ class Produce:
         topic = Topic(f"bench_{uuid.uuid4().hex[:8]}", PARTITIONS,
                       {"max.message.bytes": str(MESSAGE_BYTES)})  # fmt: skip
         self._admin.create([topic])
+        if self._size >= LARGE:
+            fill_page_cache(self._payload.with_name("zeros"))
         try:
             rate, cost = self._tool(topic.name) if what == "tool" else self._ours(what, topic.name)
         finally:

@@ -12,11 +12,11 @@ import psutil
 
 from freerun import config
 from freerun.app.bench import Table
+from freerun.app.bench_cache import fill_page_cache
 from freerun.app.locate import bench_file
 from freerun.app.session import Session
 from freerun.errors import EnvironmentProblem
 
-KEEP_FREE = 400 << 20  # bytes that the kernel may keep for its own needs
 ROWS_PER_MUON = 20.2  # hits, trigger words, pulses of one muon in the demo's telescope
 
 
@@ -33,22 +33,6 @@ def measure(
         fill_page_cache(Path(folder) / "zeros")
         with Session.open(path, Path(folder) / "data", None, 0) as session:
             _run(table, session, rate, seconds, warm)
-
-
-def fill_page_cache(zeros: Path) -> None:
-    """Leave the kernel no free memory but what it takes from its cache of files.
-
-    A machine that has taken data for some minutes is in this state: new pages of files come from
-    old ones. Until then a virtual machine asks its host for each page that it touches first,
-    which costs more than all the rest (docs/performance.md). `zeros` takes no room on the disk.
-    """
-    size = psutil.virtual_memory().free
-    with zeros.open("wb") as file:
-        file.truncate(size)
-    with zeros.open("rb", buffering=0) as file:
-        room = memoryview(bytearray(1 << 20))
-        while file.readinto(room) and psutil.virtual_memory().free > KEEP_FREE:
-            pass
 
 
 def faster(path: Path, rate: float) -> str:

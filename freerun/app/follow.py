@@ -12,7 +12,8 @@ class Follow:
     """For who looks again and again: reading everything anew each time would cost ever more."""
 
     def __init__(self, address: str, topic: str, name: str) -> None:
-        self._reader = Reader(address, name, committed=False, queue_mb=8, fetch_wait_ms=500)
+        self._reader = Reader(address, name, committed=False, queue_mb=8, fetch_wait_ms=500,
+                              hurry=False)  # fmt: skip
         self._reader.assign({(topic, 0): BEGINNING})
         self.newest: dict[str, dict[str, Any]] = {}
 
