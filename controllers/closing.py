@@ -21,6 +21,7 @@ from freerun.service import Service
 log = structlog.get_logger()
 WRITER = "root0"  # the one writer process of a bench
 TRIES = 3  # of the ledger, before the run is closed with that as its gap
+TROUBLE_S = 900.0  # … and how long Kafka may give no answer to it, while run control itself lives
 CLOCKS_MS = 5_000  # the broker's clock may be ahead of ours by this
 
 
@@ -32,6 +33,7 @@ class Closer:
         self._checking: threading.Thread | None = None
         self._verdicts: dict[int, dict[str, Any]] = {}
         self._failures: Counter[int] = Counter()  # run → tries of its ledger that failed
+        self._troubled: dict[int, float] = {}  # run → since when Kafka is in the way
 
     def changed(self, command: dict[str, Any], entry: Entry) -> None:
         """An entry was written: begin a document, or note the end in one."""
@@ -150,20 +152,26 @@ class Closer:
                 "controllers.checking", "verdict_of", service.address, service.topics, plan, run,
                 document, outputs, service.bench, thorough=False,
             )  # fmt: skip
-        except BrokerTrouble as error:
-            log.warning("ledger_delayed", run=run.number, error=str(error))
-            time.sleep(1)
         except Exception as error:  # whatever it is: the run must be closed, and say so
             self._failures[run.number] += 1
             log.exception("ledger_failed", run=run.number, tries=self._failures[run.number])
-            if self._failures[run.number] < TRIES:
+            if self._again(run.number, error):
                 time.sleep(1)
                 return
             assert run.last is not None
-            verdict = not_computed(run.first, run.last, f"{type(error).__name__}: {error}", TRIES)
+            verdict = not_computed(
+                run.first, run.last, f"{type(error).__name__}: {error}", self._failures[run.number]
+            )
             self._verdicts[run.number] = verdict | {"line": line(verdict)}
         else:
             self._verdicts[run.number] = verdict
+
+    def _again(self, run: int, error: Exception) -> bool:
+        """Is the ledger to be tried again after this?"""
+        if isinstance(error, BrokerTrouble):
+            now = time.monotonic()
+            return now < self._troubled.setdefault(run, now) + TROUBLE_S
+        return self._failures[run] < TRIES
 
     def close(self) -> None:
         if self._checking is not None:
