@@ -11,15 +11,15 @@ import pickle
 import subprocess
 import sys
 import threading
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any
 
 from freerun.errors import FreerunError
 from freerun.service import log_to_stderr
 
 
-def apart(module: str, function: str, *args: Any, **named: Any) -> Any:
-    """What `module.function(*args, **named)` returns or raises; all of it must be picklable.
+def apart(function: Callable[..., Any], *args: Any) -> Any:
+    """What `function(*args)` returns or raises; all of it must be picklable, it too (by name).
 
     The process ends with this one, however this one ends. `FreerunError` if it ends too early.
     """
@@ -28,7 +28,7 @@ def apart(module: str, function: str, *args: Any, **named: Any) -> Any:
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            pickle.dump((module, function, args, named), process.stdin)
+            pickle.dump((function, args), process.stdin)
             process.stdin.flush()
             said = process.stdout.read()  # its end; our end of its stdin stays open till then
         except BrokenPipeError:
@@ -37,8 +37,8 @@ def apart(module: str, function: str, *args: Any, **named: Any) -> Any:
             process.kill()
     if not said:
         raise FreerunError(
-            f"the process of {module}.{function} ended before it said anything: its error is in "
-            "the log; was there memory enough?"
+            f"the process of {function.__qualname__} ended before it said anything: its error is "
+            "in the log; was there memory enough?"
         )
     good, what = pickle.loads(said)
     if not good:
@@ -53,12 +53,12 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     log_to_stderr()
-    module, function, args, named = pickle.load(sys.stdin.buffer)
+    function, args = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever prints, prints to the log
     try:
-        said: tuple[bool, Any] = True, getattr(import_module(module), function)(*args, **named)
+        said: tuple[bool, Any] = True, function(*args)
     except Exception as error:  # it is raised again over there
         said = False, error
     try:

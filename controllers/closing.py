@@ -25,6 +25,13 @@ TROUBLE_S = 900.0  # … and how long Kafka may give no answer to it, while run 
 CLOCKS_MS = 5_000  # the broker's clock may be ahead of ours by this
 
 
+def ledger(*account: Any) -> dict[str, Any]:
+    """`verdict_of`, not thorough, and what it imports: for a process of its own."""
+    from controllers.checking import verdict_of
+
+    return verdict_of(*account, thorough=False)
+
+
 class Closer:
     """Keeps the documents of runs that are not closed, and closes them."""
 
@@ -148,10 +155,8 @@ class Closer:
         service, plan = self._service, self._writer.plan
         document = self._runs.documents.runs[run.number] | {"last": run.last}
         try:
-            verdict = apart(
-                "controllers.checking", "verdict_of", service.address, service.topics, plan, run,
-                document, outputs, service.bench, thorough=False,
-            )  # fmt: skip
+            verdict = apart(ledger, service.address, service.topics, plan, run, document, outputs,
+                            service.bench)  # fmt: skip
         except Exception as error:  # whatever it is: the run must be closed, and say so
             self._failures[run.number] += 1
             log.exception("ledger_failed", run=run.number, tries=self._failures[run.number])
