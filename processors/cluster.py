@@ -12,6 +12,7 @@ from distributed import Client
 
 from processors.task import lane_task
 
+RESULT_S = 2.0  # for the summary of a task that is done
 ASK_S = 0.5  # between two questions to the scheduler who lives: each costs it a millisecond
 
 
@@ -84,8 +85,7 @@ class Cluster:
                 future = queue.pop(0).future
                 if queue:
                     queue[0].begun = time.monotonic()
-                error = None if future.status == "finished" else _error(future)
-                out.append((worker, error if error is not None else future.result()))
+                out.append((worker, _result(future)))
         return out
 
     def overdue(self, grace_s: float) -> list[str]:
@@ -119,6 +119,18 @@ class Cluster:
             for running in queue:
                 running.future.cancel(force=True)
         self._client.close(timeout=2)
+
+
+def _result(future: Any) -> dict[str, Any] | BaseException:
+    """What a task that is done returned. Its worker, which has it, may have died just now: then
+    the scheduler would wait for a worker of that name, and we with it, for ever."""
+    if future.status != "finished":
+        return _error(future)
+    try:
+        done: dict[str, Any] = future.result(timeout=RESULT_S)
+        return done
+    except Exception as error:
+        return error
 
 
 def _error(future: Any) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from distributed import LocalCluster
 from make_replay import Lab, lab
 from make_source import array, row, sequencer
 from test_lane import BLOCKS, EPOCH, FIRST_BLOCK, P, bench_of
@@ -143,6 +145,34 @@ def test_a_worker_that_was_only_slow_gets_more_time_each_time(
         assert cluster.overdue(2.0) == ["w"]
         cluster._stuck["w"] = [late]  # dropped, and then done after all
         assert cluster.workers() == ["w"]
+
+
+def test_a_worker_that_goes_with_the_summary_it_owes_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task is done, its result is not fetched yet, and it says no more: the loop goes on."""
+    monkeypatch.setattr("processors.cluster.RESULT_S", 0.5)
+    dask = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")  # type: ignore[no-untyped-call]
+    try:
+        (pid,) = (nanny.pid for nanny in dask.workers.values())
+        file = tmp_path / "scheduler.json"
+        file.write_text(json.dumps({"address": dask.scheduler_address, "type": "Scheduler"}))
+        cluster = Cluster(file)
+        (worker,) = cluster.workers()
+        done = cluster._client.submit(
+            os.getpid, workers=[worker], allow_other_workers=False, pure=False
+        )
+        wait_for(lambda: done.status == "finished")
+        cluster._queues[worker] = [Running(done, worker, 1.0, time.monotonic())]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            ((name, what),) = cluster.done()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert name == worker and isinstance(what, TimeoutError)
+        cluster.close()
+    finally:
+        dask.close()
 
 
 # ---------------------------------------------------------------- what a source dropped
