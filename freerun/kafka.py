@@ -30,9 +30,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from freerun.errors import EnvironmentProblem, FreerunError
 from freerun.topics import MESSAGE_BYTES, Topic
+from freerun.watchdog import must_end
 
 Where = tuple[str, int]  # topic, partition
 BEGINNING = OFFSET_BEGINNING
+OFFSETS_S = 10.0  # for the positions of a transaction
 LEARN_S = 5.0  # how long to ask for a topic's leaders before a reader goes on without
 
 
@@ -350,6 +352,7 @@ class Transactional:
 
     def __init__(self, address: str, tid: str, timeout_ms: int = 15_000) -> None:
         self.tid = tid
+        self._address, self._timeout_s = address, timeout_ms / 1000
         self._failed: list[str] = []
         self._producer = Producer(
             _client(address, tid)
@@ -368,7 +371,8 @@ class Transactional:
     def init(self, timeout: float = 30.0) -> None:
         """Fence every earlier owner of this id."""
         try:
-            self._producer.init_transactions(timeout)
+            with must_end(f"taking over {self.tid}", 2 * timeout, self._is_well):
+                self._producer.init_transactions(timeout)
         except KafkaException as error:
             raise _trouble(error, f"taking over {self.tid}") from error
 
@@ -392,18 +396,18 @@ class Transactional:
                 offsets.append(message.offset() or 0)
 
         try:
-            self._producer.begin_transaction()
-            for r in records:
-                self._producer.produce(
-                    r.topic, value=r.value, key=r.key, partition=r.partition,
-                    headers=r.headers, on_delivery=delivered,
-                )  # fmt: skip
-            if positions:
-                self._producer.send_offsets_to_transaction(
-                    [TopicPartition(p.topic, p.partition, p.offset, p.metadata) for p in positions],
-                    group, 30.0,
-                )  # fmt: skip
-            self._producer.commit_transaction(-1)
+            with must_end(f"the transaction of {self.tid}", self._hung_s, self._is_well):
+                self._producer.begin_transaction()
+                for r in records:
+                    self._producer.produce(
+                        r.topic, value=r.value, key=r.key, partition=r.partition,
+                        headers=r.headers, on_delivery=delivered,
+                    )  # fmt: skip
+                if positions:
+                    told = [TopicPartition(p.topic, p.partition, p.offset, p.metadata)
+                            for p in positions]  # fmt: skip
+                    self._producer.send_offsets_to_transaction(told, group, OFFSETS_S)
+                self._producer.commit_transaction(-1)
         except KafkaException as error:
             raise _trouble(error, f"transaction of {self.tid}") from error
         except BufferError as error:
@@ -411,6 +415,18 @@ class Transactional:
         if self._failed:
             raise BrokerTrouble(f"transaction of {self.tid}: {self._failed[0]}")
         return offsets
+
+    @property
+    def _hung_s(self) -> float:
+        """Longer than all of it may take: the records, the positions, the end."""
+        return 2 * self._timeout_s + OFFSETS_S
+
+    def _is_well(self) -> bool:
+        """Does the broker answer somebody else?"""
+        try:
+            return bool(AdminClient(_client(self._address, "freerun.well")).list_topics(timeout=2))
+        except KafkaException:
+            return False
 
     def close(self) -> None:
         """Let go without ending what may be open: the next owner's take-over aborts it."""

@@ -83,7 +83,7 @@ def test_many_places_are_few_questions(
         places = [(name, p) for name in names for p in range(8)]
         reader.assign(dict.fromkeys(places, 0))  # learns them
         assert reader.offsets_at(places, 0) == dict.fromkeys(places, 0)
-        assert len(asked) < 8, asked  # a new topic may be asked for again
+        assert len(asked) < 32, asked  # new topics may be asked for again and again
     finally:
         reader.close()
         admin.delete(names)
