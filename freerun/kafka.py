@@ -34,7 +34,6 @@ from freerun.watchdog import must_end
 
 Where = tuple[str, int]  # topic, partition
 BEGINNING = OFFSET_BEGINNING
-OFFSETS_S = 10.0  # for the positions of a transaction
 LEARN_S = 5.0  # how long to ask for a topic's leaders before a reader goes on without
 
 
@@ -406,7 +405,7 @@ class Transactional:
                 if positions:
                     told = [TopicPartition(p.topic, p.partition, p.offset, p.metadata)
                             for p in positions]  # fmt: skip
-                    self._producer.send_offsets_to_transaction(told, group, OFFSETS_S)
+                    self._producer.send_offsets_to_transaction(told, group, self._timeout_s)
                 self._producer.commit_transaction(-1)
         except KafkaException as error:
             raise _trouble(error, f"transaction of {self.tid}") from error
@@ -419,7 +418,7 @@ class Transactional:
     @property
     def _hung_s(self) -> float:
         """Longer than all of it may take: the records, the positions, the end."""
-        return 2 * self._timeout_s + OFFSETS_S
+        return 3 * self._timeout_s
 
     def _is_well(self) -> bool:
         """Does the broker answer somebody else?"""

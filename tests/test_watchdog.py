@@ -74,7 +74,7 @@ def test_transactions_are_watched(
         assert [what for what, _, _ in seen] == [
             f"taking over {owner.tid}", f"the transaction of {owner.tid}",
         ]  # fmt: skip
-        assert seen[1][1] == 16.0 and seen[1][2]()
+        assert seen[1][1] == 9.0 and seen[1][2]()
     finally:
         owner.close()
         admin.delete([topic])

@@ -25,7 +25,7 @@ from freerun.app.verify import verify
 from freerun.config import Bench
 from freerun.errors import ConfigError, EnvironmentProblem, LedgerGap
 
-MUONS_HZ = 4_000.0
+MUONS_HZ = 2_500.0
 CLOSE_S = 180.0
 GOOD = "good"
 WHOLE = "the whole run"

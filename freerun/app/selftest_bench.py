@@ -39,7 +39,7 @@ class Patience:
         return Timeouts.model_validate({name: f"{getattr(self, name)} s" for name in names})
 
 
-SHORT = Patience(3, 0.3, 4, 2, 2, 5, 10)
+SHORT = Patience(3, 0.3, 4, 2, 2, 4.5, 10)
 FULL = Patience(15, 1, 30, 5, 5, 35, 60)
 
 

@@ -155,7 +155,7 @@ def cut_broker(stage: Stage) -> Outcome:
 def full_spool(stage: Stage) -> Outcome:
     """The broker is away, and the disk refuses what the source would keep for it."""
     assert stage.bench.proxy is not None
-    pid, seconds = stage.process(on.SOURCE).pid, stage.patience.outage / 2
+    pid, seconds = stage.process(on.SOURCE).pid, stage.patience.outage / 3
     _file_limit(pid, SPOOL_BYTES)
     stage.bench.proxy.cut()
     try:
@@ -176,7 +176,7 @@ def full_spool(stage: Stage) -> Outcome:
 def full_writer(stage: Stage) -> Outcome:
     """The disk refuses whatever the writer wants to write, for a while."""
     begun = time.monotonic()
-    until = begun + stage.patience.outage / 2
+    until = begun + stage.patience.outage / 3
     tries: set[int] = set()
     first = stage.process(on.WRITER).pid
     while time.monotonic() < until + 30.0:
