@@ -1,7 +1,7 @@
 """Calls that must come back: one that does not, ends the process, which is then started again.
 
 A client library may hang in spite of its own time-outs (librdkafka's `send_offsets_to_transaction`
-did, after an outage of five seconds, for good). Its thread cannot be taken back; but whatever we
+does after some outages, for good: its issue 5456). Its thread cannot be taken back; but whatever we
 are in the middle of, the next process reads again from Kafka.
 """
 
