@@ -17,6 +17,8 @@ from typing import Any
 from freerun.errors import FreerunError
 from freerun.service import log_to_stderr
 
+LIMIT_S = 14_400.0  # for an answer: one that hangs must not keep a run open for ever
+
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:
     """What `function(*args)` returns or raises; all of it must be picklable, it too (by name).
@@ -27,6 +29,9 @@ def apart(function: Callable[..., Any], *args: Any) -> Any:
         [sys.executable, "-m", "controllers.apart"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin is not None and process.stdout is not None
+        limit = threading.Timer(LIMIT_S, process.kill)
+        limit.daemon = True  # nobody who ends waits for it
+        limit.start()
         try:
             pickle.dump((function, args), process.stdin)
             process.stdin.flush()
@@ -34,11 +39,12 @@ def apart(function: Callable[..., Any], *args: Any) -> Any:
         except BrokenPipeError:
             said = b""
         finally:
+            limit.cancel()
             process.kill()
     if not said:
         raise FreerunError(
             f"the process of {function.__qualname__} ended before it said anything: its error is "
-            "in the log; was there memory enough?"
+            f"in the log; was there memory enough, or did it take more than {LIMIT_S:.0f} s?"
         )
     good, what = pickle.loads(said)
     if not good:

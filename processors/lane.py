@@ -204,6 +204,10 @@ class Lane:
 
     def _assign(self) -> None:
         """Begin to read sources that the plan names and that are not read yet."""
+        missing = {o.p: [s for s in self._sources if s not in o.assembler.sources]
+                   for o in self._owners.values()}  # fmt: skip
+        if not any(missing.values()):
+            return
         first_named: dict[str, int] = {}
         for entry in self.plan.entries:
             if entry.kind != "give_up" and entry.run is not None:
@@ -211,12 +215,10 @@ class Lane:
                     first_named.setdefault(source, entry.time_ms)
         known: dict[Where, Resume] = {}
         new: dict[int, list[Where]] = {}  # broker time → what begins with it
-        for owner in self._owners.values():
-            for source in self._sources:
-                where = (self._topics.raw(source), owner.p)
-                if source in owner.assembler.sources:
-                    continue
-                if (resume := owner.committed.get(source)) is not None:
+        for p, sources in missing.items():
+            for source in sources:
+                where = (self._topics.raw(source), p)
+                if (resume := self._owners[p].committed.get(source)) is not None:
                     known[where] = resume
                 elif source in first_named:
                     new.setdefault(first_named[source], []).append(where)
@@ -226,7 +228,7 @@ class Lane:
                 known |= {where: Resume(offset, {}) for where, offset in found.items()}
             self._reader.assign({where: resume.offset for where, resume in known.items()})
         except BrokerTrouble as error:  # nothing is read yet: it is tried again
-            log.warning("sources_not_assigned", error=str(error))
+            log.warning("sources_not_assigned", error=str(error), hint="tried again")
             return
         for (topic, p), resume in known.items():
             self._owners[p].add_source(self._source_of[topic], resume)

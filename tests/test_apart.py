@@ -75,6 +75,14 @@ def test_a_process_that_is_killed_is_an_error(work: Any) -> None:
         apart(work.end)
 
 
+def test_a_process_that_does_not_answer_is_ended(
+    work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controllers.apart.LIMIT_S", 3.0)
+    with pytest.raises(FreerunError, match="more than 3 s"):
+        apart(work.wait)
+
+
 def test_it_ends_with_its_parent(work: Any) -> None:
     code = "import some_work; from controllers.apart import apart; apart(some_work.wait)"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

@@ -22,7 +22,6 @@ from freerun.app.selftest_watch import Watch
 from freerun.app.session import Session
 from freerun.app.truth import Findings, check
 from freerun.app.verify import verify
-from freerun.config import Bench
 from freerun.errors import ConfigError, EnvironmentProblem, LedgerGap
 
 MUONS_HZ = 2_500.0
@@ -87,7 +86,8 @@ def _bench(folder: Path, patience: Patience, faults: Sequence[Fault]) -> list[Ro
                 rows = _run(stage, faults)
                 document = _close(stage)
                 if document.get("state") == "closed":  # the files stay: compared while all ends
-                    compared = pool.submit(_compare, dict(document), told)
+                    compared = pool.submit(check, Path(document["folder"]), told, dict(document),
+                                           told.pipelines[0].id)  # fmt: skip
                     # once more, by nobody who was killed
                     again = verify(stage.bench.address, told, stage.run)
                     document |= {"ledger": dict(again.verdict)}
@@ -97,10 +97,6 @@ def _bench(folder: Path, patience: Patience, faults: Sequence[Fault]) -> list[Ro
     finally:
         pool.shutdown()
         store.down()
-
-
-def _compare(document: dict[str, Any], told: Bench) -> Findings:
-    return check(Path(document["folder"]), told, document, told.pipelines[0].id)
 
 
 def _run(stage: Stage, faults: Sequence[Fault]) -> list[Row]:
