@@ -134,7 +134,7 @@ def test_who_comes_late_sees_the_whole_run_and_keeps_his_zoom(
 
 def test_a_page_whose_server_is_gone_says_so(served: Served, tmp_path: Path) -> None:
     with browse.open_page(served.url, tmp_path / "profile") as page:
-        assert not page.is_visible("#lost")
+        page.wait_for_selector("#lost", state="hidden")
         page.route("**/api/view*", lambda route: route.abort())
         page.wait_for_selector("#lost", state="visible")
         assert "no connection" in page.title()

@@ -1,17 +1,24 @@
 // Once a second: ask for what changed since the last time, and hand it to the page.
 // The same bytes go to every viewer; what did not change is not sent and not drawn again.
 (function () {
-  let seen = "", busy = false, lastAnswer = Date.now();
-  const PATIENCE = 3000; // ms without an answer before the page says so
+  let seen = "", busy = false, lastAnswer = null, waited = 0;
+  const TICK = 500, PATIENCE = 3000; // ms; without an answer for so long, the page says so
 
+  function heard() {
+    lastAnswer = Date.now();
+    waited = 0;
+  }
+
+  // Counted in ticks, from the first question on: a page that draws, loads or sleeps for seconds
+  // has not waited meanwhile.
   function complain() {
-    const silent = Date.now() - lastAnswer;
     const lost = document.getElementById("lost");
-    if (!lost) return;
-    lost.classList.toggle("on", silent > PATIENCE);
-    if (silent > PATIENCE) {
+    if (!lost || lastAnswer === null) return;
+    waited += TICK;
+    lost.classList.toggle("on", waited > PATIENCE);
+    if (waited > PATIENCE) {
       lost.textContent = "The dashboard's server has not answered for " +
-        Math.round(silent / 1000) + " s: what you see is old.";
+        Math.round((Date.now() - lastAnswer) / 1000) + " s: what you see is old.";
       document.title = "✖ no connection · freerun";
     }
   }
@@ -36,6 +43,7 @@
     const nothing = outputs.map(() => context.no_update);
     if (busy || (document.hidden && seen)) return nothing;
     busy = true;
+    if (lastAnswer === null) heard();
     try {
       const answer = await fetch("/api/view?seen=" + encodeURIComponent(seen),
         { cache: "no-store", signal: AbortSignal.timeout(5000) });
@@ -43,7 +51,7 @@
       const news = await answer.json();
       seen = news.seen;
       document.title = news.title;
-      lastAnswer = Date.now();
+      heard();
       return outputs.map(({ id, property }) => {
         const value = news.set[id + "." + property];
         if (value === undefined) return context.no_update;
@@ -56,9 +64,9 @@
     }
   }
 
-  setInterval(complain, 500);
+  setInterval(complain, TICK);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) lastAnswer = Date.now(); // a sleeping tab asked for nothing
+    if (!document.hidden && lastAnswer !== null) heard(); // a sleeping tab asked for nothing
   });
   window.dash_clientside = Object.assign({}, window.dash_clientside, { freerun: { tick } });
 })();
