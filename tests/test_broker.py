@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 import freerun.broker as local_broker
-from freerun.broker import jars, java, launch, ports
+from freerun.broker import jars, java, launch, life, ports
 from freerun.broker.place import Notes, Place
 from freerun.errors import ConfigError, EnvironmentProblem
 
@@ -119,6 +119,21 @@ def wait_until_gone(folder: Path) -> None:
     raise AssertionError("a killed broker still holds its lock")
 
 
+def test_a_broker_maps_the_archive_of_its_classes(folder: Path) -> None:
+    archive = local_broker.ensure_archive(local_broker.find_java(), local_broker.ensure_jars())
+    running = local_broker.start(folder)
+    assert str(archive) in Path(f"/proc/{running.pid}/maps").read_text()
+
+
+def test_an_archive_that_is_none_is_passed_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn = tmp_path / "classes.jsa"
+    torn.write_bytes(bytes(5000))
+    monkeypatch.setattr(life, "archive_for", lambda java, jars: torn)
+    assert local_broker.brokers_at(local_broker.start(folder).address) == 1
+
+
 def test_settings_of_the_protocol(broker: str, installation: str) -> None:
     if os.environ.get("FREERUN_KAFKA"):
         pytest.skip("FREERUN_KAFKA names a broker that is not ours to judge")
@@ -209,7 +224,7 @@ def test_a_damaged_jar_is_fetched_again_and_a_good_one_kept(
     assert seen == [(len(smallest), len(smallest), damaged.name)]
     assert damaged.stat().st_size > 1000
     assert kept.stat().st_mtime_ns == times
-    assert not list(cache.glob(".fetch-*"))
+    assert not list(cache.glob(".new-*"))
 
 
 def test_a_wrong_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freerun.errors import EnvironmentProblem
+
 if TYPE_CHECKING:
     from freerun.broker import Status
     from freerun.broker.jars import Progress
@@ -87,12 +89,20 @@ def status(data: Data = DEFAULT_DATA) -> None:
 
 @group.command(epilog="Example: `FREERUN_CACHE=/scratch/cache freerun broker fetch`")
 def fetch() -> None:
-    """Fetch Kafka's jars into the cache, so that `start` needs no network."""
-    from freerun.broker import default_cache, ensure_jars
+    """Fetch Kafka's jars into the cache, so that `start` needs no network, and make an archive of
+    their classes for this Java: with it a broker starts in half the time."""
+    from freerun.broker import archive_for, default_cache, ensure_archive, ensure_jars, find_java
 
     with fetching() as progress:
-        count = len(ensure_jars(progress=progress))
-    typer.echo(f"Kafka's {count} jars are in {default_cache()}")
+        jars = ensure_jars(progress=progress)
+    typer.echo(f"Kafka's {len(jars)} jars are in {default_cache()}")
+    try:
+        java = find_java()
+        if not archive_for(java, jars).exists():
+            typer.echo("making an archive of their classes, once: Kafka starts in half the time …")
+            ensure_archive(java, jars)
+    except EnvironmentProblem as why:
+        typer.echo(f"note: {why}; Kafka works without it, and starts slower", err=True)
 
 
 def _say(now: Status) -> bool:

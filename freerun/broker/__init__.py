@@ -6,7 +6,9 @@ stay for the next start.
 
 from __future__ import annotations
 
+from freerun.broker.classes import archive_for, ensure_archive
 from freerun.broker.jars import KAFKA_VERSION, default_cache, ensure_jars
+from freerun.broker.java import find_java
 from freerun.broker.life import AlreadyRunning, Broker, Status, start, status, stop
 from freerun.broker.ports import free_port
 from freerun.broker.probe import brokers_at
@@ -18,9 +20,12 @@ __all__ = [
     "Broker",
     "SecondListener",
     "Status",
+    "archive_for",
     "brokers_at",
     "default_cache",
+    "ensure_archive",
     "ensure_jars",
+    "find_java",
     "free_port",
     "start",
     "status",

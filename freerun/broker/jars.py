@@ -59,8 +59,8 @@ def ensure_jars(cache: Path | None = None, progress: Progress | None = None) -> 
     jars = pinned()
     missing = [jar for jar in jars if not _good(cache / jar.filename, jar.sha256)]
     if missing:
-        with _scratch(cache) as scratch:
-            _fetch_all(missing, cache, scratch, len(jars), progress)
+        with scratch(cache) as new:
+            _fetch_all(missing, cache, new, len(jars), progress)
     return [cache / jar.filename for jar in jars]
 
 
@@ -73,31 +73,31 @@ def _good(path: Path, sha256: str) -> bool:
 
 
 @contextlib.contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
-    """A private folder beside the jars (same file system, so a rename publishes a jar)."""
+def scratch(cache: Path) -> Iterator[Path]:
+    """A private folder beside the jars (same file system, so a rename publishes a file)."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
+        folder = Path(tempfile.mkdtemp(prefix=".new-", dir=cache))
     except OSError as e:
         raise EnvironmentProblem(
             f"cannot write Kafka's jars to {cache} ({e.strerror}); "
             "name another folder with FREERUN_CACHE"
         ) from e
     try:
-        yield scratch
+        yield folder
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch_all(
-    missing: list[Jar], cache: Path, scratch: Path, total: int, progress: Progress | None
+    missing: list[Jar], cache: Path, new: Path, total: int, progress: Progress | None
 ) -> None:
     # Coordinates one by one: a transitive resolver would choose other versions than the list.
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
 
     mirrors = GlobalSettings.load().repositories or None  # the user's jgo.conf, if there is one
-    context = MavenContext(repo_cache=scratch, remote_repos=mirrors, timeout=60)
+    context = MavenContext(repo_cache=new, remote_repos=mirrors, timeout=60)
 
     def fetch(jar: Jar) -> None:
         got = context.create_dependency(jar.coordinate).artifact.resolve()

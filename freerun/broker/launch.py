@@ -48,8 +48,23 @@ def launch(
     raise EnvironmentProblem(f"Kafka found its ports taken three times; see {place.log}")
 
 
-def java_command(java: Path, place: Place, heap_mb: int, jars: list[Path]) -> list[str]:
-    return [str(java), *java_arguments(place.folder, place.log4j, heap_mb, jars)]
+def java_command(
+    java: Path, place: Place, heap_mb: int, jars: list[Path], archive: Path | None = None
+) -> list[str]:
+    """The JVM and its options; with the `archive` of Kafka's classes if there is one."""
+    mapped = [f"-XX:SharedArchiveFile={archive}"] if archive is not None else []
+    return [str(java), *mapped, *java_arguments(place.folder, place.log4j, heap_mb, jars)]
+
+
+def end(pid: int, timeout: float = 30.0) -> None:
+    """End a broker that this process started: SIGTERM, and SIGKILL after `timeout` seconds."""
+    child = _children.pop(pid)
+    child.terminate()
+    try:
+        child.wait(timeout)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def reap(pid: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from freerun.broker.classes import archive_for
 from freerun.broker.jars import Progress, ensure_jars
 from freerun.broker.java import find_java
 from freerun.broker.launch import java_command, launch, reap
@@ -83,8 +84,10 @@ def start(
             raise AlreadyRunning(status(folder))
         place.note(replace(place.notes(), pid=0))  # from here on, the old pid may be anybody's
         jars = ensure_jars(progress=progress)
-        java = java_command(find_java(), place, heap_mb, jars)
-        notes = launch(place, lock, java, settings, second)
+        java = find_java()
+        archive = archive_for(java, jars)
+        command = java_command(java, place, heap_mb, jars, archive if archive.exists() else None)
+        notes = launch(place, lock, command, settings, second)
     return Broker(notes.address or "", notes.pid, place.folder)
 
 
