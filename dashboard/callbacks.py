@@ -1,24 +1,17 @@
-"""What the page does: once a second it takes what is new, and the two buttons send commands."""
+"""What the two buttons do: send commands. The rest of the page is set by assets/live.js."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
+from dash import Dash, Input, Output, State, ctx, html, no_update
 
 from dashboard.feed import Feed
-from dashboard.page import LIVE
 
 
 def connect(app: Dash, feed: Feed) -> None:
-    """Give the page of `app` its life."""
-    # assets/live.js asks /api/view: the same bytes for all viewers, no work here for each of them
-    app.clientside_callback(  # type: ignore[no-untyped-call]
-        ClientsideFunction("freerun", "tick"),
-        [Output(name, prop) for name, prop in (piece.split(".") for piece in LIVE)],
-        Input("tick", "n_intervals"),
-    )
+    """Give the buttons of `app` their work."""
 
     @app.callback(
         Output("command-answer", "children"),

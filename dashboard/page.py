@@ -21,15 +21,6 @@ TILES = {
     "charge": "PMT charge",
     "psd": "PMT pulse shape",
 }
-PARTS = ("topbar", "banner", "sources", "services", "runs", "plots-of", "occupancy-total",
-         "occupancy-counts", "dask-link")  # fmt: skip
-# what the page takes from the server each second, as "id.property"
-LIVE = (
-    *(f"{part}.children" for part in PARTS),
-    "start-run.disabled",
-    "stop-run.disabled",
-    *(f"{name}.figure" for name in FIGURES),
-)
 
 
 def layout(system: str, run_types: Sequence[str]) -> Any:
@@ -67,7 +58,6 @@ def layout(system: str, run_types: Sequence[str]) -> Any:
                         _panel("Runs", html.Div(id="runs", className="scroll"), name="runs-panel"),
                     ]
                 ),
-                dcc.Interval(id="tick", interval=1000),
             ],
             id="page",
         ),

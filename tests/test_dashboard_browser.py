@@ -142,6 +142,24 @@ def test_a_page_whose_server_is_gone_says_so(served: Served, tmp_path: Path) -> 
         page.wait_for_selector("#lost", state="hidden")
 
 
+def test_answers_that_take_longer_than_the_next_question_are_all_shown(
+    served: Served, bench: TalkingBench, tmp_path: Path
+) -> None:
+    def slowly(route: Any) -> None:
+        time.sleep(1.6)
+        route.continue_()
+
+    with browse.open_page(served.url, tmp_path / "profile") as page:
+        page.route("**/api/view*", slowly)
+        bench.start(5, {"type": "beam"})
+        browse.wait_until(lambda: browse.run_number(page) == 5, "run 5")
+        browse.sees_growth(page)
+        bench.stop()
+        browse.wait_until(
+            lambda: browse.occupancy_total(page) == bench.final_hits, "the final integral"
+        )
+
+
 def test_what_is_refused_is_a_sentence(served: Served, bench: TalkingBench, tmp_path: Path) -> None:
     assert served.post("/api/run/stop", {})[0] == 409
     status, said = served.post("/api/run/start", {"type": "beam", "comment": "by REST"})

@@ -17,7 +17,7 @@ from dashboard.board import FRESH_S, Board
 from dashboard.figures import FIGURES, figures
 from dashboard.files import Shelf
 from dashboard.guard import LOCAL, refuse
-from dashboard.page import LIVE
+from dashboard.page import TILES, layout
 from dashboard.rates import with_rates
 from dashboard.snapshot import Snapshot, decode
 from dashboard.view import look
@@ -288,7 +288,9 @@ def test_the_board_draws_only_what_is_new(shelf: Shelf, monkeypatch: pytest.Monk
         return got
 
     first = update("")
-    assert set(LIVE) <= set(first["set"])
+    on_page = {part.id for part in layout("telescope", ["beam"])._traverse_ids()}
+    assert {piece.partition(".")[0] for piece in first["set"]} <= on_page
+    assert {f"{tile}.figure" for tile in TILES} < set(first["set"])
     assert "run 42" in first["title"] and board.drawings == 1
     assert board.update("") is board.update("")  # the same bytes for all
     assert update(first["seen"])["set"] == {}

@@ -1,7 +1,7 @@
 // Once a second: ask for what changed since the last time, and hand it to the page.
 // The same bytes go to every viewer; what did not change is not sent and not drawn again.
 (function () {
-  let seen = "", busy = false, lastAnswer = null, waited = 0;
+  let seen = "", busy = false, lastAnswer = Date.now(), waited = 0;
   const TICK = 500, PATIENCE = 3000; // ms; without an answer for so long, the page says so
 
   function heard() {
@@ -9,11 +9,9 @@
     waited = 0;
   }
 
-  // Counted in ticks, from the first question on: a page that draws, loads or sleeps for seconds
-  // has not waited meanwhile.
+  // Counted in ticks: a page that draws or sleeps for seconds has not waited meanwhile.
   function complain() {
     const lost = document.getElementById("lost");
-    if (!lost || lastAnswer === null) return;
     waited += TICK;
     lost.classList.toggle("on", waited > PATIENCE);
     if (waited > PATIENCE) {
@@ -37,36 +35,43 @@
     return figure;
   }
 
+  // Dash's own callbacks forget the answer of one that is slow when they are asked again, and what
+  // does not change any more would never be seen: so the pieces are set here. What fails is asked
+  // for again, because `seen` moves last.
   async function tick() {
-    const context = window.dash_clientside;
-    const outputs = context.callback_context.outputs_list;
-    const nothing = outputs.map(() => context.no_update);
-    if (busy || (document.hidden && seen)) return nothing;
+    if (busy || (document.hidden && seen)) return;
     busy = true;
-    if (lastAnswer === null) heard();
     try {
       const answer = await fetch("/api/view?seen=" + encodeURIComponent(seen),
         { cache: "no-store", signal: AbortSignal.timeout(5000) });
-      if (!answer.ok) return nothing;
+      if (!answer.ok) return;
       const news = await answer.json();
-      seen = news.seen;
+      for (const [piece, value] of Object.entries(news.set)) {
+        const [id, property] = piece.split(".");
+        const figure = property === "figure";
+        window.dash_clientside.set_props(id, { [property]: figure ? keepZoom(id, value) : value });
+      }
       document.title = news.title;
+      seen = news.seen;
       heard();
-      return outputs.map(({ id, property }) => {
-        const value = news.set[id + "." + property];
-        if (value === undefined) return context.no_update;
-        return property === "figure" ? keepZoom(id, value) : value;
-      });
     } catch (error) {
-      return nothing; // complain() says it
+      // complain() says it
     } finally {
       busy = false;
     }
   }
 
-  setInterval(complain, TICK);
+  function begin() {
+    const ready = document.getElementById("lost") && (window.dash_clientside || {}).set_props;
+    if (!ready) return setTimeout(begin, 50);
+    heard();
+    tick();
+    setInterval(tick, 1000);
+    setInterval(complain, TICK);
+  }
+
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && lastAnswer !== null) heard(); // a sleeping tab asked for nothing
+    if (!document.hidden) heard(); // a sleeping tab asked for nothing
   });
-  window.dash_clientside = Object.assign({}, window.dash_clientside, { freerun: { tick } });
+  begin();
 })();
