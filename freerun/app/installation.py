@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 import psutil
 
-from freerun.app.supervisor import Service, Supervisor
+from freerun.app.supervisor import HASTY_STOP_S, Service, Supervisor
 from freerun.config import Bench
 from freerun.errors import EnvironmentProblem
 from freerun.service import MALLOC
@@ -224,7 +224,9 @@ class Installation:
                 "--local-directory", str(self.hidden / "dask"),
             )  # fmt: skip
             name = f"dask-worker{n}"
-            self.supervisor.add(Service(name, argv, env | DASK | told, needs="dask-scheduler"))
+            self.supervisor.add(Service(
+                name, argv, env | DASK | told, needs="dask-scheduler", stop_s=HASTY_STOP_S
+            ))  # fmt: skip
 
     # ------------------------------------------------------------------ end
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def _bench(folder: Path, patience: Patience, faults: Sequence[Fault]) -> list[Ro
     folder.mkdir(parents=True, exist_ok=True)
     store = Store()
     store.up()
-    pool, compared = ThreadPoolExecutor(1), None
+    pool, compared = ThreadPoolExecutor(2), None
     try:
         paths = write_bench(folder, patience, MUONS_HZ, store.port)
         with Session.open(paths[0], folder / "data", paths[1], 0, Behind) as session:
@@ -85,12 +86,15 @@ def _bench(folder: Path, patience: Patience, faults: Sequence[Fault]) -> list[Ro
                 stage = Stage(session, watch, patience, store)
                 rows = _run(stage, faults)
                 document = _close(stage)
-                if document.get("state") == "closed":  # the files stay: compared while all ends
+                if document.get("state") == "closed":  # Kafka and the files stay while all ends
                     compared = pool.submit(check, Path(document["folder"]), told, dict(document),
                                            told.pipelines[0].id)  # fmt: skip
-                    # once more, by nobody who was killed
-                    again = verify(stage.bench.address, told, stage.run)
-                    document |= {"ledger": dict(again.verdict)}
+                    # the ledger once more, by nobody who was killed
+                    apart = import_module("controllers.apart").apart
+                    again = pool.submit(apart, verify, stage.bench.address, told, stage.run)
+                    print("stopping …", flush=True)
+                    stage.supervisor.stop()
+                    document |= {"ledger": dict(again.result().verdict)}
             finally:
                 watch.close()
         return [*rows, _whole(document, store, compared)]

@@ -18,6 +18,7 @@ BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 20.0  # a process that lived this long is forgiven its earlier deaths
 LOG_BYTES = 20 << 20
 STOP_S = 20.0
+HASTY_STOP_S = 5.0  # of one that leaves nothing half-done, however it ends
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Service:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     needs: str = ""
+    stop_s: float = STOP_S
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0
@@ -129,7 +131,8 @@ class Supervisor:
         for name in [n for n, _ in died]:
             for service in self.services.values():
                 if service.needs == name and service.alive:
-                    self._end([service], signal.SIGTERM, 3.0)
+                    _terminate(service)
+                    _wait(service, now + 3.0)
         for service in self.services.values():
             needed = self.services.get(service.needs)
             ready = needed is None or needed.alive
@@ -154,20 +157,24 @@ class Supervisor:
         """All of them, last started first; what does not end in time is killed."""
         order = list(self.services.values())[::-1]
         for service in order:
-            self._end([service], signal.SIGTERM, 0.0)
-        self._end(order, None, STOP_S)
+            _terminate(service)
+        now = time.monotonic()
+        for service in order:
+            _wait(service, now + service.stop_s)
         self._pids.unlink(missing_ok=True)
 
-    def _end(self, services: Sequence[Service], with_signal: int | None, wait_s: float) -> None:
-        for service in services:
-            if with_signal is not None and service.alive and service.process is not None:
-                service.process.send_signal(with_signal)
-        end = time.monotonic() + wait_s
-        for service in services:
-            if service.process is None or wait_s == 0.0:
-                continue
-            try:
-                service.process.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                service.process.kill()
-                service.process.wait()
+
+def _terminate(service: Service) -> None:
+    if service.alive and service.process is not None:
+        service.process.send_signal(signal.SIGTERM)
+
+
+def _wait(service: Service, until: float) -> None:
+    """Until it has ended, at most `until` (monotonic s); then it is killed."""
+    if service.process is None:
+        return
+    try:
+        service.process.wait(max(0.1, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        service.process.kill()
+        service.process.wait()

@@ -143,7 +143,7 @@ def _format(place: Place, java: list[str], settings: Mapping[str, object] | None
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config)]
     made = subprocess.run(
-        [java[0], "-XX:TieredStopAtLevel=1", *java[1:], *tool],
+        [*java, *tool],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
