@@ -405,7 +405,9 @@ class Transactional:
                 if positions:
                     told = [TopicPartition(p.topic, p.partition, p.offset, p.metadata)
                             for p in positions]  # fmt: skip
-                    self._producer.send_offsets_to_transaction(told, group, self._timeout_s)
+                    limit = 1.5 * self._timeout_s  # it has that time-out, and does not look at it
+                    with must_end(f"the positions of {self.tid}", limit, self._is_well):
+                        self._producer.send_offsets_to_transaction(told, group, self._timeout_s)
                 self._producer.commit_transaction(-1)
         except KafkaException as error:
             raise _trouble(error, f"transaction of {self.tid}") from error

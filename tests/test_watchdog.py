@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from freerun.kafka import Broker, Outgoing, Transactional
+from freerun.kafka import Broker, Outgoing, Position, Reader, Transactional
 from freerun.topics import Topic
 from freerun.watchdog import EXIT_HUNG
 
@@ -67,14 +67,17 @@ def test_transactions_are_watched(
     admin, topic = Broker(broker), f"{installation}.watched"
     admin.create([Topic(topic, 1, {})])
     owner = Transactional(broker, f"{installation}.watched", timeout_ms=3000)
+    reader = Reader(broker, f"{installation}.group")
     try:
         monkeypatch.setattr("freerun.kafka.must_end", watched(seen))
         owner.init()
-        owner.commit([Outgoing(topic, 0, b"x")])
+        owner.commit([Outgoing(topic, 0, b"x")], [Position(topic, 0, 1)], reader.group_metadata())
         assert [what for what, _, _ in seen] == [
             f"taking over {owner.tid}", f"the transaction of {owner.tid}",
+            f"the positions of {owner.tid}",
         ]  # fmt: skip
-        assert seen[1][1] == 9.0 and seen[1][2]()
+        assert [limit for _, limit, _ in seen[1:]] == [9.0, 4.5] and seen[1][2]()
     finally:
         owner.close()
+        reader.close()
         admin.delete([topic])

@@ -87,10 +87,10 @@ def _bench(folder: Path, patience: Patience, faults: Sequence[Fault]) -> list[Ro
                 rows = _run(stage, faults)
                 document = _close(stage)
                 if document.get("state") == "closed":  # Kafka and the files stay while all ends
-                    compared = pool.submit(check, Path(document["folder"]), told, dict(document),
-                                           told.pipelines[0].id)  # fmt: skip
-                    # the ledger once more, by nobody who was killed
                     apart = import_module("controllers.apart").apart
+                    compared = pool.submit(apart, check, Path(document["folder"]), told,
+                                           dict(document), told.pipelines[0].id)  # fmt: skip
+                    # the ledger once more, by nobody who was killed
                     again = pool.submit(apart, verify, stage.bench.address, told, stage.run)
                     print("stopping …", flush=True)
                     stage.supervisor.stop()
@@ -110,7 +110,7 @@ def _run(stage: Stage, faults: Sequence[Fault]) -> list[Row]:
     stage.run = int(answer["run"])
     stage.watch.begin(int(answer["first"]))
     stage.until(lambda: stage.watch.flows(5.0), "results of the run come out")
-    stage.sleep(2.0)
+    stage.sleep(1.0)
     stage.flow_s = max(FLOW_S, 3 * stage.watch.lag_s())
     rows = []
     for i, fault in enumerate(faults, 1):

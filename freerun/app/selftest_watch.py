@@ -13,7 +13,7 @@ from freerun.kafka import Reader
 from freerun.topics import Topics
 from freerun.wire import read_result
 
-STEADY = 25  # complete slices in a row: results flow
+STEADY = 10  # complete slices in a row: results flow
 
 
 class Watch:
