@@ -18,16 +18,21 @@ QUICK = {"file.delete.delay.ms": 1000, "log.retention.check.interval.ms": 10_000
 
 @contextmanager
 def serving(
-    folder: Path | None = None, settings: Mapping[str, object] = QUICK, heap_mb: int = 512
+    folder: Path | None = None,
+    settings: Mapping[str, object] = QUICK,
+    heap_mb: int = 512,
+    whole_heap: bool = False,
 ) -> Iterator[tuple[str, int | None]]:
-    """Address and pid (None: not ours) of a broker; its data go to `folder`, or are thrown away."""
+    """Address and pid (None: not ours) of a broker; its data go to `folder`, or are thrown away.
+
+    `whole_heap`: all of it is taken at once, so that growth beside it can be seen."""
     other = os.environ.get("FREERUN_KAFKA")
     if other:
         yield other, None
         return
     with ending(), tempfile.TemporaryDirectory(prefix="freerun-bench-") as scratch:
         place = folder or Path(scratch)
-        started = broker.start(place, heap_mb=heap_mb, settings=settings)
+        started = broker.start(place, heap_mb=heap_mb, settings=settings, whole_heap=whole_heap)
         try:
             yield started.address, started.pid
         finally:

@@ -30,6 +30,7 @@ from freerun.topics import Topics, ensure
 from freerun.wire import CLOSE, PART_BYTES, Part, checksum, part_headers, write_batch
 
 WARM_S = 2.0
+ROUNDS = 2  # each partition opens its transactions in its first slice: not what is measured
 PATIENCE_S = 120.0
 MANY = 200  # records on their way: enough to keep the broker busy
 FIRST = 17_000_000_000  # any slice
@@ -219,7 +220,8 @@ def measure_point(
 ) -> Cost:
     """Run one lane over `seconds` of live data."""
     length = point.slice_ns / 1e9
-    warm, some = max(2, round(WARM_S / length)), max(3, round(seconds / length))
+    rounds = ROUNDS * point.partitions
+    warm, some = max(rounds, round(WARM_S / length)), max(rounds, round(seconds / length))
     total = warm + some + 1
     looks: dict[int, tuple[float, float, float]] = {}
     with stage(address, folder, point, total, builder) as here:

@@ -68,7 +68,7 @@ def measure(
         data, path = Path(folder) / "data", Path(folder) / "bench.toml"
         path.write_text(told)
         size = _enough_room(data, rate * 1e6 * length)
-        address = stack.enter_context(serving(data / ".freerun"))[0]
+        address = stack.enter_context(serving(data / ".freerun", whole_heap=True))[0]
         parsed = config.load(path)
         names = _topics(address, parsed, size)
         session = stack.enter_context(Session.open(path, data, None, 0))

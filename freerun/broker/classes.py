@@ -49,8 +49,7 @@ def ensure_archive(java: Path, jars: list[Path]) -> Path:
 
 
 def _list(java: Path, jars: list[Path], place: Place, listed: Path) -> None:
-    command = java_command(java, place, HEAP_MB, jars)
-    command.insert(1, f"-XX:DumpLoadedClassList={listed}")
+    command = java_command(java, place, HEAP_MB, jars, [f"-XX:DumpLoadedClassList={listed}"])
     with place.locked() as lock:
         assert lock is not None  # nobody else knows this folder
         notes = launch(place, lock, command, None)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from freerun.broker.place import Notes, Place
@@ -49,11 +49,10 @@ def launch(
 
 
 def java_command(
-    java: Path, place: Place, heap_mb: int, jars: list[Path], archive: Path | None = None
+    java: Path, place: Place, heap_mb: int, jars: list[Path], more: Sequence[str] = ()
 ) -> list[str]:
-    """The JVM and its options; with the `archive` of Kafka's classes if there is one."""
-    mapped = [f"-XX:SharedArchiveFile={archive}"] if archive is not None else []
-    return [str(java), *mapped, *java_arguments(place.folder, place.log4j, heap_mb, jars)]
+    """The JVM and its options; `more` win over ours."""
+    return [str(java), *java_arguments(place.folder, place.log4j, heap_mb, jars), *more]
 
 
 def end(pid: int, timeout: float = 30.0) -> None:

@@ -64,13 +64,14 @@ def start(
     settings: Mapping[str, object] | None = None,
     progress: Progress | None = None,
     second: SecondListener | None = None,
+    whole_heap: bool = False,
 ) -> Broker:
     """Start the broker of `folder` and return when it serves.
 
     Its data are in `folder/kafka`, its log in `folder/kafka.log`. It takes the ports of last
     time if they are free, so that addresses in use stay valid. `settings` are Kafka's own and
-    win over ours; `second` is a second way in. The process outlives this one, and Ctrl-C in this
-    terminal, until `stop`.
+    win over ours; `second` is a second way in; `whole_heap` is taken at once, so that growth
+    beside it can be seen. The process outlives this one, and Ctrl-C in this terminal, until `stop`.
     Raises AlreadyRunning, ConfigError (heap, path), EnvironmentProblem (Java, jars, disk, Kafka).
     """
     smallest, largest = HEAP_MB
@@ -86,7 +87,10 @@ def start(
         jars = ensure_jars(progress=progress)
         java = find_java()
         archive = archive_for(java, jars)
-        command = java_command(java, place, heap_mb, jars, archive if archive.exists() else None)
+        more = [f"-XX:SharedArchiveFile={archive}"] if archive.exists() else []
+        if whole_heap:
+            more += [f"-Xms{heap_mb}m", "-XX:+AlwaysPreTouch"]
+        command = java_command(java, place, heap_mb, jars, more)
         notes = launch(place, lock, command, settings, second)
     return Broker(notes.address or "", notes.pid, place.folder)
 
