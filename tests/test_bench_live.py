@@ -46,9 +46,10 @@ def test_produce(broker: str, tmp_path: Path, nothing_in_kafka: None) -> None:
     assert PARTITIONS == 8
 
 
-def test_growth(broker: str, tmp_path: Path, nothing_in_kafka: None) -> None:
+@pytest.mark.parametrize("builder", ["gaps", "published"])
+def test_growth(broker: str, tmp_path: Path, nothing_in_kafka: None, builder: str) -> None:
     point = Point(partitions=2, sources=3, slice_ns=100_000_000, words_per_s=0.3e6)
-    cost = measure_point(broker, None, tmp_path, point, 0.5, "gaps")
+    cost = measure_point(broker, None, tmp_path, point, 0.5, builder)
     assert (cost.words, cost.parts, cost.slices) == (5 * 30_000, 5 * 3, 5)
     assert cost.lane > 0 and cost.broker == 0
     assert math.isfinite(cost.behind), "not every slice came out"

@@ -119,7 +119,12 @@ def growth(
         bool, typer.Option("--full", help="More points along each axis: about ten minutes.")
     ] = False,
     seconds: Annotated[float, typer.Option(min=0.5, help="To be measured, each point.")] = 6.0,
-    builder: Annotated[str, typer.Option(metavar="NAME", help="What builds the events.")] = "gaps",
+    builder: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What builds the events; `published`: the task of `bench kernel`."
+        ),
+    ] = "published",
     json_file: JsonOpt = None,
     plot: PlotOpt = None,
 ) -> None:

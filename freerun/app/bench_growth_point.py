@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from freerun import config
-from freerun.app.bench_words import FORMAT, steady
+from freerun.app.bench_words import CHANNELS, FORMAT, steady
 from freerun.errors import EnvironmentProblem
 from freerun.kafka import Broker, Outgoing, Sender
 from freerun.rows import codec
@@ -34,6 +34,8 @@ ROUNDS = 2  # each partition opens its transactions in its first slice: not what
 PATIENCE_S = 120.0
 MANY = 200  # records on their way: enough to keep the broker busy
 FIRST = 17_000_000_000  # any slice
+PUBLISHED = "published"  # the task of `bench kernel`, which is no builder
+PER_BOARD = 4  # sources; the words have four bits for the board
 
 
 @dataclass(frozen=True)
@@ -71,25 +73,31 @@ class Cost:
 
 
 def bench_of(point: Point, name: str, builder: str) -> dict[str, Any]:
-    """A configuration: sources of 128 channels each, one pipeline."""
+    """A configuration: sources of 128 channels each, no two alike; one pipeline."""
     ids = [f"s{i}" for i in range(point.sources)]
+    channels = [f"{c}-{c + CHANNELS - 1}" for _, c in map(_where, range(point.sources))]
     length = point.slice_ns / 1e6
     return {
         "schema": 1,
         "system": {"name": name},
         "time": {"reference": ids[0], "slice": f"{length:g} ms", "guard": "5 us"},
         "source": [{"id": i, "driver": "replay", "file": "none.dat", "format": FORMAT.name,
-                    "fpga": 0} for i in ids],
-        "detector": [{"id": f"d_{i}", "kind": "scintillator", "source": i, "channels": "0-127"}
-                     for i in ids],
-        "pipeline": [{"id": "bench", "builder": builder}],
+                    "fpga": _where(n)[0]} for n, i in enumerate(ids)],
+        "detector": [{"id": f"d_{i}", "kind": "scintillator", "source": i, "channels": c}
+                     for i, c in zip(ids, channels, strict=True)],
+        "pipeline": [{"id": "bench", "builder": "gaps" if builder == PUBLISHED else builder}],
     }  # fmt: skip
+
+
+def _where(source: int) -> tuple[int, int]:
+    """Board and first channel of a source."""
+    return source // PER_BOARD, source % PER_BOARD * CHANNELS
 
 
 class Feeder(threading.Thread):
     """Sends slice after slice of all sources at the pace of time.
 
-    Each slice holds the same words: its anchor says where tick 0 is.
+    Each slice holds the same words (hits, no trigger words): its anchor says where tick 0 is.
     """
 
     def __init__(
@@ -103,13 +111,16 @@ class Feeder(threading.Thread):
         self.refused: list[str] = []
         self._sender = Sender(address, "bench.feeder", self._done)
         per_s = point.words_per_s / point.sources
-        words = steady(point.words, per_s)
-        size = -(-len(words) // point.parts)
-        self._bodies = []
-        for n in range(point.parts):
-            some = words[n * size : (n + 1) * size]
-            body = write_batch(codec(FORMAT.name).batch(some))
-            self._bodies.append((len(some), body, checksum(body)))
+        self._bodies = []  # by source, by part
+        for i in range(point.sources):
+            board, channel = _where(i)
+            words = steady(point.words, per_s, board=board, channel0=channel)
+            size = -(-len(words) // point.parts)
+            pieces = [words[n * size : (n + 1) * size] for n in range(point.parts)]
+            bodies = [write_batch(codec(FORMAT.name).batch(piece)) for piece in pieces]
+            self._bodies.append(
+                [(len(p), b, checksum(b)) for p, b in zip(pieces, bodies, strict=True)]
+            )
 
     def _done(self, _token: object, error: str | None) -> None:
         if error is not None:
@@ -131,7 +142,7 @@ class Feeder(threading.Thread):
         where = partition(k, point.partitions)
         close = {"parts": point.parts, "rows": point.words, "read": point.words * (n + 1), "sum": 0}
         for i in range(point.sources):
-            for number, (rows, body, crc) in enumerate(self._bodies):
+            for number, (rows, body, crc) in enumerate(self._bodies[i]):
                 last = number == point.parts - 1
                 part = Part(
                     f"s{i}", 1, k, number, CLOSE if last else 0, FORMAT.name, 0,
@@ -159,11 +170,12 @@ class Stage:
 
     topics: Topics
     spec: dict[str, Any]
+    published: bool
 
     def lane(self, slices: int, seconds: float, partitions: Sequence[int]) -> subprocess.Popen[str]:
         """Start a lane that owns `partitions` and ends after so many slices."""
         told = {"spec": self.spec, "slices": slices, "seconds": seconds,
-                "partitions": list(partitions)}  # fmt: skip
+                "partitions": list(partitions), "published": self.published}  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.bench_growth_work", json.dumps(told)],
             env=os.environ | MALLOC, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -192,7 +204,7 @@ def stage(address: str, folder: Path, point: Point, slices: int, builder: str) -
             spec = importlib.import_module("processors.setup").spec_of(
                 *paths, bench, address, "bench", generation=0
             )
-            yield Stage(topics, spec)
+            yield Stage(topics, spec, builder == PUBLISHED)
         finally:
             control.close()
     finally:

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from freerun import config
+from freerun.topics import Topics
 
 PIECE_S = 0.5
 
@@ -25,7 +26,7 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
         "processors.setup"
     )  # fmt: skip
     warm.warm_up(bench, setup.pipeline_of(bench, spec["pipeline"]))
-    lane = setup.lane_of(spec)
+    lane = published(spec, bench) if told["published"] else setup.lane_of(spec)
     words = done = 0
     lane.run(told["partitions"], 1.0)  # takes over
     print("ready", flush=True)
@@ -37,6 +38,15 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
         looks.append((time.monotonic(), words, time.process_time()))
     lane.close()
     return {"slices": done, "looks": looks}
+
+
+def published(spec: dict[str, Any], bench: config.Bench) -> Any:
+    """A lane of the published task."""
+    pipeline = importlib.import_module("processors.published_lane").PublishedPipeline
+    return importlib.import_module("processors.lane").Lane(
+        spec["address"], Topics(spec["system"]), pipeline(spec["pipeline"], bench),
+        [s.id for s in bench.sources], bench.cluster.partitions, 0,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

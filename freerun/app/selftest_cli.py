@@ -14,7 +14,7 @@ def add(app: typer.Typer) -> None:
 
 def selftest(
     full: Annotated[
-        bool, typer.Option("--full", help="Production time-outs; takes a quarter of an hour.")
+        bool, typer.Option("--full", help="Production time-outs; takes ten minutes.")
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="FAULT", help="This one; again for more.")
