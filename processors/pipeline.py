@@ -16,7 +16,7 @@ from freerun.builder import Builder, Events, HitRows, MarkRows, PulseRows, Slice
 from freerun.config.geometry import Geometry
 from freerun.errors import Quarantined
 from freerun.wire import BY_TIMEOUT, ResultPart
-from processors.monitors import common_hists, fill_common, to_body
+from processors.monitors import MonitorTable, common_hists, fill_common
 from processors.prepare import Prepared, SourceSetup, channel_table, prepare
 from processors.results import Tables
 
@@ -44,6 +44,7 @@ class Pipeline:
         self.L, self.G = length_ns, guard_ns
         self.table = channel_table(setups, geometry)
         self.hists = [*common_hists(geometry), *builder.hists()]
+        self._monitors = MonitorTable(self.hists)
 
     def process(self, bundle: Bundle) -> SliceResult:
         """Build one slice. A fragment whose content is no good makes its source BROKEN."""
@@ -111,7 +112,7 @@ class Pipeline:
             "rows": {s: c["rows"] for s, c in info["sources"].items()},
             "hits": {s: c["hits"] for s, c in info["sources"].items()},
         }
-        body = to_body(values, self.hists)
+        body = self._monitors.body(values)
         monitor = ResultPart(bundle.k, 0, 1, "monitor", len(self.hists), delta_info)
         return SliceResult(bundle.k, records, (monitor, body), info)
 

@@ -25,7 +25,7 @@ from freerun.histograms import Axis, Hist
 from freerun.rows import WordCodec, codec
 from freerun.ticks import Clock
 from freerun.wire import BY_TIMEOUT, PART_BYTES, Part, ResultPart, read_batch
-from processors.monitors import to_body
+from processors.monitors import MonitorTable
 from processors.pipeline import SliceResult
 from processors.prepare import SourceSetup
 from processors.published import RATE_BINS, Board, Output, Published, Run, Settings
@@ -104,6 +104,7 @@ class PublishedPipeline:
             raise ConfigError("published: two sources have the same board and channel")
         self.task = Published(boards, correction.tolist(), settings)
         self.hists = self._hists(settings)
+        self._monitors = MonitorTable(self.hists)
 
     def _hists(self, s: Settings) -> list[Hist]:
         lo, hi = -s.before * 25 / 30, (s.after + 1) * 25 / 30
@@ -194,7 +195,7 @@ class PublishedPipeline:
             values[f"{d}/drift_time"] = out.box[slot]
         delta = {"k": bundle.k, "n_events": info["n_events"], "complete": info["complete"]}
         monitor = ResultPart(bundle.k, 0, 1, "monitor", len(self.hists), delta)
-        return SliceResult(bundle.k, records, (monitor, to_body(values, self.hists)), info)
+        return SliceResult(bundle.k, records, (monitor, self._monitors.body(values)), info)
 
     def _events(self, out: Output, part: Part | None) -> pa.RecordBatch:
         ns, ps = np.empty(0, np.int64), np.empty(0, np.uint16)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from freerun.app.bench import Table
 from freerun.app.bench_growth import COMMON, SCALES, fit, grid
-from freerun.app.bench_growth_point import FIRST, Cost, Point, bench_of
+from freerun.app.bench_growth_point import Cost, Point, bench_of
 from freerun.app.bench_latency import of_hits, quantiles
 from freerun.app.bench_paper import PARTITIONS, _of
 from freerun.app.bench_produce_work import L, parts
@@ -163,7 +163,7 @@ def test_a_hit_waits_for_the_end_of_its_slice() -> None:
 def test_lanes_share_the_slices() -> None:
     shares = [range(PARTITIONS)[i::3] for i in range(3)]
     assert sum(_of(1000, share) for share in shares) == 1000
-    mine = [k for k in range(1000) if partition(FIRST + k, PARTITIONS) in shares[1]]
+    mine = [k for k in range(1000) if partition(COMMON.first + k, PARTITIONS) in shares[1]]
     assert _of(1000, shares[1]) == len(mine)
 
 

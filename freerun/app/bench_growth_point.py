@@ -33,7 +33,7 @@ WARM_S = 2.0
 ROUNDS = 2  # each partition opens its transactions in its first slice: not what is measured
 PATIENCE_S = 120.0
 MANY = 200  # records on their way: enough to keep the broker busy
-FIRST = 17_000_000_000  # any slice
+START_NS = 1_700_000_000 * 10**9  # any time
 PUBLISHED = "published"  # the task of `bench kernel`, which is no builder
 PER_BOARD = 4  # sources; the words have four bits for the board
 
@@ -46,6 +46,11 @@ class Point:
     sources: int
     slice_ns: int
     words_per_s: float  # of all sources together
+
+    @property
+    def first(self) -> int:
+        """The first slice."""
+        return START_NS // self.slice_ns
 
     @property
     def words(self) -> int:
@@ -138,7 +143,7 @@ class Feeder(threading.Thread):
         self.sent = time.monotonic()
 
     def _send(self, n: int) -> None:
-        point, k = self._point, FIRST + n
+        point, k = self._point, self._point.first + n
         where = partition(k, point.partitions)
         close = {"parts": point.parts, "rows": point.words, "read": point.words * (n + 1), "sum": 0}
         for i in range(point.sources):
@@ -199,7 +204,7 @@ def stage(address: str, folder: Path, point: Point, slices: int, builder: str) -
         args = Namespace(bench=paths[0], cluster=paths[1])
         service = Service(bench, address, folder, topics, args)
         made = importlib.import_module("controllers.replay_control").ReplayControl
-        control = made(service, 1, FIRST, FIRST + slices - 1, {"common": 0})
+        control = made(service, 1, point.first, point.first + slices - 1, {"common": 0})
         try:
             spec = importlib.import_module("processors.setup").spec_of(
                 *paths, bench, address, "bench", generation=0

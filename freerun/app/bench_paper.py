@@ -15,7 +15,7 @@ from pathlib import Path
 
 from freerun.app.bench import Curve, Measured, Table
 from freerun.app.bench_broker import serving
-from freerun.app.bench_growth_point import FIRST, Feeder, Point, end_of, stage, wait_ready
+from freerun.app.bench_growth_point import Feeder, Point, end_of, stage, wait_ready
 from freerun.errors import EnvironmentProblem
 from freerun.kafka import Broker
 from freerun.service import MALLOC
@@ -145,4 +145,4 @@ def _worked(address: str, folder: Path, n: int, slices: int, builder: str) -> tu
 
 def _of(slices: int, share: Sequence[int]) -> int:
     """How many of the slices lie in these partitions."""
-    return sum(partition(FIRST + k, PARTITIONS) in share for k in range(slices))
+    return sum(partition(LANE.first + k, PARTITIONS) in share for k in range(slices))
