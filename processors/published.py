@@ -32,6 +32,7 @@ from processors.published_words import ADDRESS_BITS, ADDRESSES, MASKED, OTHER, Q
 Array = npt.NDArray[Any]
 RATE_BINS = 100
 HALF_CROSSING = 15  # ticks
+MANY = 4  # sources: sorting all their hits then costs less than merging
 _NS_PER_TICK = 25 / 30
 
 
@@ -108,6 +109,25 @@ class _Room:
         self.first, self.count = np.empty(n, np.int32), np.empty(n, np.int32)
 
 
+@dataclass(frozen=True)
+class _Kinds:
+    """A board's addresses by what their words are, and the slots that its hits are in."""
+
+    hit: Array
+    marker: Array
+    masked: Array
+    unknown: Array
+    slots: Array
+
+    @classmethod
+    def of(cls, slot_of: Array) -> _Kinds:
+        hit = np.flatnonzero(slot_of < unpacking.MARKER)
+        marker, masked, unknown = (
+            np.flatnonzero(slot_of == kind) for kind in (unpacking.MARKER, MASKED, UNKNOWN)
+        )
+        return cls(hit, marker, masked, unknown, np.unique(slot_of[hit]))
+
+
 class Published:
     """The task with its tables. `correction` (slots) is added to drift times, in ns."""
 
@@ -123,6 +143,7 @@ class Published:
         for board in boards:
             self._slot_of = np.minimum(self._slot_of, board.slot_of)
         self._shift = [HALF_CROSSING - board.latency for board in boards]
+        self._kinds = [_Kinds.of(board.slot_of) for board in boards]
         self._block = np.empty(unpacking.BLOCK, np.int64), np.empty(unpacking.BLOCK, np.int64)
         self._queue = np.full(QUEUE, unpacking.NEVER, np.int64)
         self._at, self._where = np.zeros(4, np.int64), np.zeros(6, np.int64)
@@ -183,8 +204,8 @@ class Published:
                 order(marks[:m], room.spare_marks, room.fill)
             begin, begin_marks = begin + n, begin_marks + m
         return (
-            _merged(all_keys, room.keys, room.spare),
-            _merged(all_marks, room.marks, room.spare_marks),
+            _merged(all_keys, room.keys, room.spare, room.fill),
+            _merged(all_marks, room.marks, room.spare_marks, room.fill),
         )
 
     # ------------------------------------------------------------------ keys to events
@@ -217,22 +238,25 @@ class Published:
     def counts(self, out: Output, board: int) -> dict[str, int]:
         """The account of one source's body words: hits, other, masked, unknown; and what became
         of the hits: in events (guards too), unassigned, in another slice's event (`shared` < 0)."""
-        seen, slot_of = out.occupancy[board], self.boards[board].slot_of
-        mine = np.unique(slot_of[slot_of < unpacking.MARKER])
-        hits = int(seen[:ADDRESSES][slot_of < unpacking.MARKER].sum())
-        marker = int(seen[:ADDRESSES][slot_of == unpacking.MARKER].sum())
-        in_events = int(out.box[mine].sum())
-        used = in_events - int(out.edges[mine].sum())
+        seen, kinds = out.occupancy[board], self._kinds[board]
+        hits = int(seen[kinds.hit].sum())
+        in_events = int(out.box[kinds.slots].sum())
+        used = in_events - int(out.edges[kinds.slots].sum())
         return {
-            "hits": hits, "other": marker + int(seen[OTHER]),
-            "masked": int(seen[:ADDRESSES][slot_of == MASKED].sum()),
-            "unknown": int(seen[:ADDRESSES][slot_of == UNKNOWN].sum()),
+            "hits": hits, "other": int(seen[kinds.marker].sum()) + int(seen[OTHER]),
+            "masked": int(seen[kinds.masked].sum()), "unknown": int(seen[kinds.unknown].sum()),
             "in_events": in_events, "unassigned": hits - used, "shared": in_events - used,
         }  # fmt: skip
 
 
-def _merged(runs: list[Array], source: Array, target: Array) -> Array:
-    """Sorted arrays, which lie in `source`, to one, two at a time; it ends in one of the two."""
+def _merged(runs: list[Array], source: Array, target: Array, fill: Array) -> Array:
+    """Sorted arrays, which lie in `source`, to one, two at a time; it ends in one of the two. Many
+    are sorted anew, which costs the same however many they are."""
+    if len(runs) > MANY:
+        n = sum(map(len, runs))
+        out = np.concatenate(runs, out=target[:n])
+        order(out, source, fill)
+        return out
     while len(runs) > 1:
         begin, merged = 0, []
         for i in range(0, len(runs), 2):

@@ -160,10 +160,12 @@ def compare(out: Output, expected: Any, machine: Published) -> None:
     assert total == len(rows) - unassigned
 
 
+@pytest.mark.parametrize("many", [1, task.MANY], ids=["sorted anew", "merged"])
 @given(slices())
 @settings(max_examples=120)
-def test_the_task_is_what_the_oracle_says(given_slice: Any) -> None:
-    compare(*run_both(*given_slice))
+def test_the_task_is_what_the_oracle_says(many: int, given_slice: Any) -> None:
+    with mock.patch.object(task, "MANY", many):
+        compare(*run_both(*given_slice))
 
 
 @given(slices())
