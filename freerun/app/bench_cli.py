@@ -173,7 +173,12 @@ def paper(
     most: Annotated[int, typer.Option(min=1, help="Producers or workers, up to so many.")] = 4,
     size: Annotated[float, typer.Option(metavar="GB", help="Rows of each producer.")] = 0.5,
     seconds: Annotated[float, typer.Option(help="Of work for each worker.")] = 10.0,
-    builder: Annotated[str, typer.Option(metavar="NAME", help="What the workers build.")] = "gaps",
+    builder: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What the workers build; `published`: the task of `bench kernel`."
+        ),
+    ] = "published",
     repeats: RepeatsOpt = 3,
     json_file: JsonOpt = None,
     plot: PlotOpt = None,
