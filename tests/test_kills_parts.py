@@ -21,7 +21,7 @@ from test_lane import BLOCKS, EPOCH, FIRST_BLOCK, P, bench_of
 
 from controllers.plan_writer import PlanWriter, new_install
 from freerun import kafka
-from freerun.app.supervisor import Service, Supervisor
+from freerun.app.supervisor import STOP_S, Service, Supervisor
 from freerun.assembler import Fragment
 from freerun.simulation import BLOCK_NS
 from freerun.topics import Topics, ensure
@@ -68,6 +68,21 @@ def test_what_needs_a_dead_service_is_started_again_with_it(supervisor: Supervis
     assert died == ["scheduler", "worker"]
     assert after["other"] == before["other"]
     assert after["scheduler"] != before["scheduler"] and after["worker"] != before["worker"]
+
+
+def test_one_that_does_not_end_is_killed_after_its_own_time(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    deaf = f"import signal, time; signal.signal(15, lambda *_: None); open({str(told)!r}, 'w')\n"
+    supervisor.add(Service("deaf", [sys.executable, "-c", deaf + "time.sleep(60)"], stop_s=0.3))
+    supervisor.add(Service("other", SLEEPS))
+    wait_for(told.exists)
+    begun, deaf_one = time.monotonic(), supervisor.services["deaf"].process
+    supervisor.stop()
+    assert deaf_one is not None and deaf_one.returncode == -signal.SIGKILL
+    assert supervisor.services["other"].process.returncode == -signal.SIGTERM
+    assert time.monotonic() - begun < STOP_S
 
 
 def test_one_that_is_thought_dead_gets_another_beside_it(supervisor: Supervisor) -> None:
