@@ -378,7 +378,10 @@ def test_a_ledger_that_cannot_be_computed_ends_as_a_gap(
         run.start_sources()
         run.run_lane("muons")
         document = close_run(run)
-    assert len(tries) >= closing.TRIES
+    if isinstance(why, BrokerTrouble):
+        assert len(tries) >= 2  # how many it is in that time, depends on the machine
+    else:
+        assert len(tries) == closing.TRIES
     assert (document["state"], document["exit"]) == ("closed", 1)
     assert document["ledger"]["gaps"] == [
         f"the ledger could not be computed ({len(tries)} tries): {type(why).__name__}: {why}"
