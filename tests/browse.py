@@ -37,7 +37,7 @@ def find_browser() -> str:
 
 @contextmanager
 def open_page(
-    url: str, profile: Path, size: tuple[int, int] = DESK, seconds: float = 20
+    url: str, profile: Path, size: tuple[int, int] = DESK, seconds: float = 60
 ) -> Iterator[Page]:
     """The page at `url` in a browser of its own, once it shows what the server knows.
 
@@ -72,7 +72,7 @@ def open_page(
             browser.close()
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"after {seconds:.0f} s not yet: {what}"
@@ -93,7 +93,7 @@ def run_number(page: Page) -> int:
     return int(shown) if shown.isdecimal() else 0
 
 
-def press_start(page: Page, comment: str = "", shifter: str = "", seconds: float = 30) -> int:
+def press_start(page: Page, comment: str = "", shifter: str = "", seconds: float = 60) -> int:
     """Press Start Run; returns the number of the run once the page says that it runs."""
     before = run_number(page)
     page.fill("#comment", comment)
@@ -105,7 +105,7 @@ def press_start(page: Page, comment: str = "", shifter: str = "", seconds: float
     return run_number(page)
 
 
-def sees_growth(page: Page, seconds: float = 30) -> int:
+def sees_growth(page: Page, seconds: float = 60) -> int:
     """Waits until the occupancy has grown twice; returns its total then."""
     first = occupancy_total(page)
     wait_until(lambda: occupancy_total(page) > first, "the occupancy grows", seconds)

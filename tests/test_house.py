@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -105,9 +104,7 @@ def test_the_command_line_starts_quickly() -> None:
     """Only what a command needs is imported, and only when it runs."""
     heavy = ["confluent_kafka", "numba", "numpy", "pyarrow", "dask", "dash", "uproot", "pydantic"]
     check = f"import sys, freerun.app.cli; print([m for m in {heavy} if m in sys.modules])"
-    began = time.perf_counter()
     said = subprocess.run(
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == "[]"
-    assert time.perf_counter() - began < 3  # 0.2 s on an idle machine
