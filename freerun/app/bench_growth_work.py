@@ -27,8 +27,8 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     warm.warm_up(bench, setup.pipeline_of(bench, spec["pipeline"]))
     lane = published(spec, bench) if told["published"] else setup.lane_of(spec)
-    words = done = 0
-    lane.run(told["partitions"], 1.0)  # takes over
+    out = lane.run(told["partitions"], 1.0)  # takes over, and may work on what is there already
+    done, words = out.slices, out.words
     print("ready", flush=True)
     end = time.monotonic() + told["seconds"]
     looks = []  # host time, words so far, CPU so far
