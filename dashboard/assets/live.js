@@ -55,7 +55,7 @@
       seen = news.seen;
       heard();
     } catch (error) {
-      // complain() says it
+      console.error(error); // and complain() says it
     } finally {
       busy = false;
     }
