@@ -128,11 +128,12 @@ class Supervisor:
                 service.deaths += 1
                 service.not_before = now + wait
                 died.append((service.name, code))
-        for name in [n for n, _ in died]:
-            for service in self.services.values():
-                if service.needs == name and service.alive:
-                    _terminate(service)
-                    _wait(service, now + 3.0)
+        gone = {name for name, _ in died}
+        orphans = [s for s in self.services.values() if s.needs in gone and s.alive]
+        for service in orphans:
+            _terminate(service)
+        for service in orphans:
+            _wait(service, now + 3.0)
         for service in self.services.values():
             needed = self.services.get(service.needs)
             ready = needed is None or needed.alive
