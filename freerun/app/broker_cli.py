@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from freerun.errors import EnvironmentProblem
+from freerun.errors import FreerunError
 
 if TYPE_CHECKING:
     from freerun.broker import Status
@@ -101,7 +101,7 @@ def fetch() -> None:
         if not archive_for(java, jars).exists():
             typer.echo("making an archive of their classes, once: Kafka starts in half the time …")
             ensure_archive(java, jars)
-    except EnvironmentProblem as why:
+    except FreerunError as why:  # also a path that Kafka does not allow
         typer.echo(f"note: {why}; Kafka works without it, and starts slower", err=True)
 
 
