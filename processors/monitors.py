@@ -61,8 +61,8 @@ def fill_common(
 class MonitorTable:
     """Histograms as the `monitor` table; their axes are in the schema's metadata.
 
-    What is the same in every slice is made once: with hundreds of histograms it would be a
-    seventh of a slice's cost.
+    What is the same in every slice is made once: with 200 histograms it was a seventh of a
+    slice's cost.
     """
 
     def __init__(self, hists: Sequence[Hist]) -> None:

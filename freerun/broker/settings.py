@@ -115,7 +115,7 @@ def java_arguments(folder: Path, log4j: Path, heap_mb: int, jars: list[Path]) ->
     """The JVM's options, up to and without the class to run.
 
     The quick compiler alone: at 3 M rows/s the broker takes as much of a core as with the other
-    one, which costs half a core for a minute after each start (ADR 0020).
+    one, which takes some 0.4 of a core more in the minute after each start (ADR 0020).
     """
     return [
         "-XX:TieredStopAtLevel=1",
