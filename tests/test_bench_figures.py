@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freerun.app import bench_growth_work
 from freerun.app.bench import Table
 from freerun.app.bench_growth import COMMON, SCALES, fit, grid
 from freerun.app.bench_growth_point import Cost, Point, bench_of
@@ -165,6 +168,28 @@ def test_lanes_share_the_slices() -> None:
     assert sum(_of(1000, share) for share in shares) == 1000
     mine = [k for k in range(1000) if partition(COMMON.first + k, PARTITIONS) in shares[1]]
     assert _of(1000, shares[1]) == len(mine)
+
+
+def test_what_a_lane_does_while_it_takes_over_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waited for until the lane's time was over."""
+    done = iter([5, 0, 7])  # slices of each turn; there is no fourth
+
+    class Lane:
+        def run(self, _partitions: Any, _seconds: float) -> SimpleNamespace:
+            slices = next(done)
+            return SimpleNamespace(slices=slices, words=10 * slices)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(bench_growth_work.config, "load", lambda *_: None)
+    monkeypatch.setattr(bench_growth_work.importlib, "import_module", lambda _name: SimpleNamespace(
+        warm_up=lambda *_: None, pipeline_of=lambda *_: None, lane_of=lambda _spec: Lane()
+    ))  # fmt: skip
+    told = {"spec": {"bench": "", "cluster": "", "pipeline": ""}, "published": False,
+            "partitions": [0], "slices": 12, "seconds": 60.0}  # fmt: skip
+    said = bench_growth_work.work(told)
+    assert said["slices"] == 12
+    assert [words for _, words, _ in said["looks"]] == [50, 120]
 
 
 # ------------------------------------------------------------------ words and parts

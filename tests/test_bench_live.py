@@ -17,14 +17,7 @@ from run_freerun import bench_named, freerun
 from freerun import config
 from freerun.app import bench_latency, bench_soak, bench_write
 from freerun.app.bench import Table
-from freerun.app.bench_growth_point import (
-    Feeder,
-    Point,
-    end_of,
-    measure_point,
-    stage,
-    wait_ready,
-)  # fmt: skip
+from freerun.app.bench_growth_point import Point, measure_point
 from freerun.app.bench_produce import PARTITIONS, Produce
 from freerun.app.session import Session
 from freerun.kafka import Broker
@@ -60,25 +53,6 @@ def test_growth(broker: str, tmp_path: Path, nothing_in_kafka: None, builder: st
     assert (cost.words, cost.parts, cost.slices) == (5 * 30_000, 5 * 3, 5)
     assert cost.lane > 0 and cost.broker == 0
     assert math.isfinite(cost.behind), "not every slice came out"
-
-
-def test_a_lane_of_a_backlog_counts_what_it_does_while_it_takes_over(
-    broker: str, tmp_path: Path, nothing_in_kafka: None
-) -> None:
-    """As the workers of `bench paper`; it waited for these slices until its time was over."""
-    point, slices = Point(partitions=2, sources=2, slice_ns=100_000_000, words_per_s=0.2e6), 12
-    with stage(broker, tmp_path, point, slices, "published") as here:
-        feeder = Feeder(broker, here.topics, point, slices, pace=0.0)
-        feeder.start()
-        feeder.join(60)
-        lane = here.lane(slices, 20.0, range(2))
-        try:
-            wait_ready(lane)
-            assert end_of(lane, 60)["slices"] == slices
-        finally:
-            if lane.poll() is None:
-                lane.kill()
-                lane.wait()
 
 
 def test_write(tmp_path: Path) -> None:
